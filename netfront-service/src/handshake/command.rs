@@ -183,7 +183,7 @@ fn closing_command(closing: &Closing) -> Option<Command> {
         ClosingStep::Abort => Some(Command::Store(Action::Abort)),
         ClosingStep::Report => {
             let path = Path::from("error/device/vif/0/error").unwrap_or_default();
-            Some(Command::Store(Action::Write(path, value(closing.report?))))
+            Some(Command::Store(Action::Write(path, value(closing.report?.text()))))
         }
         ClosingStep::WriteClosing => Some(write_state(XenbusState::Closing)),
         ClosingStep::WriteClosed => Some(write_state(XenbusState::Closed)),

@@ -23,6 +23,7 @@ use cloister_interfaces::store::{Action, Value};
 use cloister_interfaces::{Instant, grants};
 
 use crate::keys::Backend;
+use crate::ring::Violation;
 pub use phase::Connection;
 use phase::{
     Area, Closing, ClosingStep, Connecting, ConnectionStep, Grants, Negotiating, NegotiationStep, Next, PerArea, Phase,
@@ -84,8 +85,12 @@ pub enum Command {
 /// A line for the log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Note {
-    /// A node's name, and a text about it. The name is empty if the text is about no node.
+    /// A text about the connection.
+    Text(&'static str),
+    /// A node's name, and a text about it.
     About(&'static str, &'static str),
+    /// The back end broke the protocol of the rings.
+    Violation(Violation),
     /// The device's back end is in this domain, which the policy does not allow.
     NotAllowed(DomId),
 }
@@ -93,8 +98,9 @@ pub enum Note {
 impl fmt::Display for Note {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Note::About("", text) => f.write_str(text),
+            Note::Text(text) => f.write_str(text),
             Note::About(node, text) => write!(f, "{node}: {text}"),
+            Note::Violation(violation) => write!(f, "violation by the back end: {}", violation.text()),
             Note::NotAllowed(domain) => write!(
                 f,
                 "backend-id: domain {} is not a back end that the policy allows; use one that its [domains] names, or \
@@ -207,7 +213,7 @@ impl Handshake {
     }
 
     fn note(&mut self, text: &'static str) {
-        self.note_about("", text);
+        self.log(Note::Text(text));
     }
 
     fn note_about(&mut self, node: &'static str, text: &'static str) {
@@ -263,10 +269,14 @@ impl Handshake {
     /// Ends the connection, as far as it was made, and then starts over. Returns what there is to
     /// undo, for the caller to amend. Does nothing if it is being ended already.
     fn fail(&mut self, why: &'static str, now: Instant) -> Option<&mut Closing> {
+        self.end_connection(Note::Text(why), now)
+    }
+
+    fn end_connection(&mut self, why: Note, now: Instant) -> Option<&mut Closing> {
         if self.phase.is_ending() {
             return None;
         }
-        self.note(why);
+        self.log(why);
         if self.connection().is_some_and(|connection| now.since(connection.since) >= STABLE_TIME) {
             self.failures = 0;
         }
@@ -316,9 +326,9 @@ impl Handshake {
     }
 
     /// Ends the connection, because the back end broke the protocol of the rings.
-    pub fn violated(&mut self, what: &'static str, now: Instant) {
-        if let Some(closing) = self.fail(what, now) {
-            closing.report = Some(what);
+    pub fn violated(&mut self, violation: Violation, now: Instant) {
+        if let Some(closing) = self.end_connection(Note::Violation(violation), now) {
+            closing.report = Some(violation);
         }
     }
 

@@ -11,7 +11,7 @@ use core::time::Duration;
 
 use cloister_interfaces::capability::{Clock, Console, Power};
 use cloister_interfaces::control::{Control, Request as ControlRequest};
-use cloister_interfaces::store::{Action, Failure, Path, Reply, Request, Store, Value};
+use cloister_interfaces::store::{Action, Path, Reply, Request, Store, StoreError, Value};
 use cloister_interfaces::{Client, Instant, Memory, Notifications, Service, System};
 
 /// The node that carries the toolstack's command.
@@ -164,24 +164,24 @@ impl<S: System, M: Memory> Controller<S, M> {
                     self.handle_answer(result, now);
                 }
             }
-            Some(Err(_)) => self.console.line(format_args!("malformed message from xenstore")),
+            Some(Err(_)) => self.console.line(format_args!("violation by xenstore: a message that does not decode")),
         }
         true
     }
 
-    fn handle_answer(&mut self, result: Result<Value, Failure>, now: Instant) {
+    fn handle_answer(&mut self, result: Result<Value, StoreError>, now: Instant) {
         self.step = match (self.step, result) {
             (Step::Feature(index), _) if index + 1 < FEATURES.len() => Step::Feature(index + 1),
             (Step::Feature(_), _) => Step::Watch,
             // `Other` is a watch that an earlier run of this service has left.
-            (Step::Watch, Ok(_) | Err(Failure::Other)) => {
+            (Step::Watch, Ok(_) | Err(StoreError::Other)) => {
                 self.watching = true;
                 self.changed = true;
                 Step::Idle
             }
             (Step::Begin, Ok(_)) => Step::Read,
             (Step::Read, Ok(text)) => self.handle_command(&text),
-            (Step::Read, Err(Failure::NotFound)) => Step::Abort,
+            (Step::Read, Err(StoreError::NotFound)) => Step::Abort,
             (Step::Acknowledge(command), Ok(_)) => Step::Commit(command),
             (Step::Commit(command), Ok(_)) => {
                 self.conflicts = 0;
@@ -190,7 +190,7 @@ impl<S: System, M: Memory> Controller<S, M> {
                     _ => Step::Idle,
                 }
             }
-            (Step::Commit(_), Err(Failure::Again)) if self.conflicts < MAX_CONFLICTS => {
+            (Step::Commit(_), Err(StoreError::Again)) if self.conflicts < MAX_CONFLICTS => {
                 self.conflicts += 1;
                 Step::Begin
             }
@@ -201,7 +201,7 @@ impl<S: System, M: Memory> Controller<S, M> {
     }
 
     fn handle_failure(&mut self, step: Step, now: Instant) -> Step {
-        self.console.line(format_args!("XenStore refused a step; trying again"));
+        self.console.line(format_args!("a step failed in XenStore; trying again"));
         self.conflicts = 0;
         self.changed = true;
         match step {

@@ -142,7 +142,9 @@ impl<S: System, M: Memory> GrantManager<S, M> {
         }
         match state.server.requests.pop() {
             None => return false,
-            Some(Err(_)) => self.console.line(format_args!("client {client} sent a malformed request")),
+            Some(Err(_)) => {
+                self.console.line(format_args!("violation by client {client}: a message that does not decode"))
+            }
             Some(Ok(request)) => self.begin_request(client, request),
         }
         true

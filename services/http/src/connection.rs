@@ -67,7 +67,7 @@ enum Ending {
     Abort,
 }
 
-/// tcpip sent a message about a connection that is impossible.
+/// A breach of the protocol by tcpip: a message about a connection that is impossible.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Violation;
 

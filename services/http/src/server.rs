@@ -248,7 +248,7 @@ impl<S: System, M: Memory> Http<S, M> {
     fn log_violation(&mut self) {
         if !self.violation_logged {
             self.violation_logged = true;
-            self.console.line(format_args!("refused: tcpip sent an impossible message (logged once)"));
+            self.console.line(format_args!("violation by tcpip: an impossible message (logged once)"));
         }
     }
 

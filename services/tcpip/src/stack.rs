@@ -22,8 +22,8 @@ use crate::echo::Echo;
 use crate::link::arp;
 use crate::link::device::{Event, LinkDevice, QUEUE_RETRY};
 use crate::link::frame::FrameKind;
+use crate::once_log::{OnceLog, Violation};
 use crate::quiesce::Quiesce;
-use crate::refusals::{Refusal, RefusalLog};
 use crate::segment::Segment;
 use crate::tcp::app_stream::Streams;
 use crate::tcp::connection::Stage;
@@ -53,7 +53,7 @@ pub struct Stack<S, M: Memory> {
     console: Console<S>,
     clock: Clock<S>,
     entropy: Entropy<S>,
-    refusals: RefusalLog,
+    once_log: OnceLog,
     device: LinkDevice<S, M>,
     interface: Option<Box<Interface>>,
     connections: Connections,
@@ -94,12 +94,12 @@ impl<S: System, M: Memory> Stack<S, M> {
             caps.console.line(format_args!("no entropy: sequence numbers can be guessed"));
             [caps.clock.now().0, 0]
         });
-        let config = config::parse(caps.command_line, |refused| caps.console.line(format_args!("{refused}")));
+        let config = config::parse(caps.command_line, |option| caps.console.line(format_args!("{option}")));
         let mut other_sockets = SocketSet::new(Vec::new());
         let address = Address::new(config.addressing, &mut other_sockets);
         let echo = config.udp_echo.and_then(|port| Echo::new(port, &mut other_sockets));
         Stack {
-            refusals: RefusalLog::default(),
+            once_log: OnceLog::default(),
             console: caps.console,
             clock: caps.clock,
             entropy: caps.entropy,
@@ -131,7 +131,7 @@ impl<S: System, M: Memory> Stack<S, M> {
                     self.connections.mark_all_ready();
                 }
                 Event::Down => self.console.line(format_args!("link down")),
-                Event::Refused(kind) => self.refusals.log(&self.console, kind),
+                Event::Violation(kind) => self.once_log.violation(&self.console, kind),
             }
         }
         budget == 0
@@ -153,7 +153,7 @@ impl<S: System, M: Memory> Stack<S, M> {
     #[cold]
     fn address_changed(&mut self, change: Change, now: Instant) {
         match change {
-            Change::Refused => return self.refusals.log(&self.console, Refusal::Lease),
+            Change::Impossible => return self.once_log.violation(&self.console, Violation::Lease),
             Change::Lost => self.console.line(format_args!("address lost")),
             Change::Gained(lease) => match lease.gateway {
                 Some(gateway) => self.console.line(format_args!("address {}, gateway {gateway}", lease.address)),
@@ -411,7 +411,7 @@ impl<S: System, M: Memory> Service for Stack<S, M> {
         more |= self.drain_clients(now);
         let requested = self.quiesce.is_requested();
         if !self.quiesce.drain() {
-            self.refusals.log(&self.console, Refusal::Control);
+            self.once_log.violation(&self.console, Violation::Control);
         }
         if requested != self.quiesce.is_requested() {
             // Idle connections end now.

@@ -28,7 +28,7 @@ fn impossible_requests_of_tcpip_are_refused_logged_once_and_harm_nothing() {
     world.back.hold_tx = false;
     world.settle();
     assert_eq!(world.sent(), [[1; 60]]);
-    assert_eq!(world.system.console().matches("refused tcpip").count(), 1);
+    assert_eq!(world.system.console().matches("violation by tcpip: ").count(), 1);
     world.back.waiting.push_back(vec![9; 60].into());
     world.settle();
     assert!(world.replies().iter().any(|reply| matches!(reply, Reply::Received { .. })));
@@ -46,7 +46,7 @@ const MALFORMED: [[u8; 8]; 5] = [
 ];
 
 #[test]
-fn malformed_requests_of_tcpip_are_refused_logged_once_and_harm_nothing() {
+fn malformed_requests_of_tcpip_are_violations_logged_once_and_harm_nothing() {
     for bytes in MALFORMED {
         let mut world = World::connected();
         for _ in 0..2 {
@@ -56,7 +56,11 @@ fn malformed_requests_of_tcpip_are_refused_logged_once_and_harm_nothing() {
         }
         world.settle();
         let console = world.system.console();
-        assert_eq!(console.matches("refused tcpip: a malformed message").count(), 1, "{bytes:?}: {console}");
+        assert_eq!(
+            console.matches("violation by tcpip: a message that does not decode").count(),
+            1,
+            "{bytes:?}: {console}"
+        );
         world.transmit(3, &[1; 60]);
         world.back.waiting.push_back(vec![9; 60].into());
         world.settle();
@@ -67,7 +71,9 @@ fn malformed_requests_of_tcpip_are_refused_logged_once_and_harm_nothing() {
 fn expect_end(world: &mut World, text: &str) {
     world.settle();
     assert_eq!(world.replies().last(), Some(&Reply::Down), "{text}");
-    assert!(world.system.console().contains(text), "{}", world.system.console());
+    let console = world.system.console();
+    let lines = console.lines().filter(|line| line.starts_with("violation by the back end: ") && line.contains(text));
+    assert_eq!(lines.count(), 1, "{text}: {console}");
     assert!(world.daemon.text("/local/domain/7/error/device/vif/0/error").is_some_and(|error| error.contains(text)));
     world.pass(1_100);
     assert_eq!(world.replies(), [UP], "{text}");

@@ -49,7 +49,7 @@ pub enum Action {
     Write(Path, Value),
     /// Remove a node and everything below it.
     Remove(Path),
-    /// List the names of a node's children, each NUL-terminated. Fails with [`Failure::TooLong`] if
+    /// List the names of a node's children, each NUL-terminated. Fails with [`StoreError::TooLong`] if
     /// they are longer than [`MAX_VALUE`].
     List(Path),
     /// Send [`Reply::Changed`] with this token for every change at or below a path.
@@ -58,17 +58,20 @@ pub enum Action {
     Unwatch(Path, u16),
     /// Begin a transaction: the reads and writes that follow are part of it.
     Begin,
-    /// Commit the transaction. Fails with [`Failure::Again`] if another client changed what it
+    /// Commit the transaction. Fails with [`StoreError::Again`] if another client changed what it
     /// touched: the whole transaction has to be repeated.
     Commit,
     /// Abort the transaction.
     Abort,
 }
 
-/// The reason why a request failed.
+/// The reason why a request was not carried out.
+///
+/// [`Policy`](Self::Policy), [`Access`](Self::Access) and [`Quota`](Self::Quota) are refusals: a
+/// rule of the policy or of XenStore denies the request. [`Timeout`](Self::Timeout) is a failure.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
-pub enum Failure {
+pub enum StoreError {
     /// There is no such node (`ENOENT`).
     NotFound = 1,
     /// XenStore refuses access (`EACCES`, `EPERM`, `EROFS`).
@@ -83,21 +86,21 @@ pub enum Failure {
     Quota = 6,
     /// XenStore did not reply in time, or the connection to it is broken.
     Timeout = 7,
-    /// Any other failure.
+    /// Any other reason.
     Other = 8,
 }
 
-impl Failure {
-    /// All failures, in the order of their numbers.
-    pub const ALL: [Failure; 8] = [
-        Failure::NotFound,
-        Failure::Access,
-        Failure::Policy,
-        Failure::Again,
-        Failure::TooLong,
-        Failure::Quota,
-        Failure::Timeout,
-        Failure::Other,
+impl StoreError {
+    /// All errors, in the order of their numbers.
+    pub const ALL: [StoreError; 8] = [
+        StoreError::NotFound,
+        StoreError::Access,
+        StoreError::Policy,
+        StoreError::Again,
+        StoreError::TooLong,
+        StoreError::Quota,
+        StoreError::Timeout,
+        StoreError::Other,
     ];
 }
 
@@ -109,7 +112,7 @@ pub enum Reply {
         /// The client's number for the request.
         id: u16,
         /// The value, empty for an action that has none, or the reason why the request failed.
-        result: Result<Value, Failure>,
+        result: Result<Value, StoreError>,
     },
     /// Something at or below a watched path changed: the client should read it again.
     Changed {
@@ -188,10 +191,10 @@ impl Message for Reply {
                 writer.u16(*id);
                 writer.length_prefixed(value);
             }
-            Reply::Answer { id, result: Err(failure) } => {
+            Reply::Answer { id, result: Err(error) } => {
                 writer.u16(2);
                 writer.u16(*id);
-                writer.u8(*failure as u8);
+                writer.u8(*error as u8);
             }
             Reply::Changed { token } => {
                 writer.u16(3);
@@ -204,9 +207,8 @@ impl Message for Reply {
             1 => Ok(Reply::Answer { id: reader.u16()?, result: Ok(reader.length_prefixed()?) }),
             2 => {
                 let (id, number) = (reader.u16()?, reader.u8()?);
-                let failure =
-                    Failure::ALL.into_iter().find(|failure| *failure as u8 == number).ok_or(Malformed::Range)?;
-                Ok(Reply::Answer { id, result: Err(failure) })
+                let error = StoreError::ALL.into_iter().find(|error| *error as u8 == number).ok_or(Malformed::Range)?;
+                Ok(Reply::Answer { id, result: Err(error) })
             }
             3 => Ok(Reply::Changed { token: reader.u16()? }),
             _ => Err(Malformed::Tag),
@@ -242,7 +244,7 @@ mod tests {
             Reply::Answer { id: 2, result: Ok(Value::new()) },
             Reply::Changed { token: 3 },
         ];
-        replies.extend(Failure::ALL.map(|failure| Reply::Answer { id: 4, result: Err(failure) }));
+        replies.extend(StoreError::ALL.map(|error| Reply::Answer { id: 4, result: Err(error) }));
         check_round_trip(&replies);
         let too_long = [0, 0, 1, 0, MAX_PATH as u8 + 1];
         check_malformed::<Request>(&[

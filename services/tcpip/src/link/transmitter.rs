@@ -19,7 +19,7 @@ use super::neighbours::Neighbours;
 use super::next_hop::{self, MAX_PARKED, ParkedFrame, Resolution};
 use super::page_runs::{MAX_PAGES, PageRuns};
 use super::segmentation::{outgoing, selected_parts};
-use crate::refusals::Refusal;
+use crate::once_log::Violation;
 use crate::segment::{Outgoing, SendRanges};
 
 /// The sending half of the device.
@@ -81,10 +81,10 @@ impl<S: System, M: Memory> Transmitter<S, M> {
         self.free.has(1) && self.net.requests.room() > 0
     }
 
-    pub(super) fn transmitted(&mut self, page: TxPage) -> Result<(), Refusal> {
+    pub(super) fn transmitted(&mut self, page: TxPage) -> Result<(), Violation> {
         let count = self.in_flight.get_mut(usize::from(page.0)).map_or(0, core::mem::take);
         if count == 0 {
-            return Err(Refusal::LinkPage);
+            return Err(Violation::LinkPage);
         }
         self.free.give_back(page, usize::from(count));
         Ok(())

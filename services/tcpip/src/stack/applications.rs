@@ -5,7 +5,7 @@ use cloister_interfaces::{Instant, Memory, System};
 
 use super::notices::PendingNotices;
 use super::{MAX_MESSAGES, Stack};
-use crate::refusals::Refusal;
+use crate::once_log::{Refusal, Violation};
 
 impl<S: System, M: Memory> Stack<S, M> {
     /// Voids everything that a client has. It listens again once it is notified of that.
@@ -45,7 +45,7 @@ impl<S: System, M: Memory> Stack<S, M> {
                 };
                 match request {
                     Ok(request) => self.on_request(client, request, now),
-                    Err(_) => self.refusals.log(&self.console, Refusal::Message),
+                    Err(_) => self.once_log.violation(&self.console, Violation::Message),
                 }
                 budget -= 1;
             }
@@ -68,7 +68,7 @@ impl<S: System, M: Memory> Stack<S, M> {
             // A request that was sent before its sender learnt that everything is void is no
             // violation.
             if !self.notices.get(client).is_some_and(|notices| notices.down) && self.connections.listens(client as u8) {
-                self.refusals.log(&self.console, Refusal::Connection);
+                self.once_log.violation(&self.console, Violation::Connection);
             }
             return;
         };
@@ -78,8 +78,8 @@ impl<S: System, M: Memory> Stack<S, M> {
             self.connections.abort(id, now);
         }
         self.connections.mark_ready(id);
-        if let Err(refusal) = outcome {
-            self.refusals.log(&self.console, refusal);
+        if let Err(violation) = outcome {
+            self.once_log.violation(&self.console, violation);
         }
     }
 
@@ -96,10 +96,10 @@ impl<S: System, M: Memory> Stack<S, M> {
                 notices.up = self.address.current.is_some();
             }
             if surplus {
-                self.refusals.log(&self.console, Refusal::Ports);
+                self.once_log.refusal(&self.console, Refusal::PortCount);
             }
         } else {
-            self.refusals.log(&self.console, Refusal::Listen);
+            self.once_log.refusal(&self.console, Refusal::Port);
         }
     }
 

@@ -7,7 +7,7 @@ use cloister_interfaces::socket::{ConnectionId, Constant, Reply, Request, Ring, 
 use cloister_interfaces::{Instant, Memory, Server, System};
 use smoltcp::socket::tcp;
 
-use crate::refusals::Refusal;
+use crate::once_log::Violation;
 
 /// How often the application is notified that constant bytes were taken, until all were.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
@@ -156,17 +156,17 @@ impl AppStream {
         ring_out: usize,
         region: usize,
         now: Instant,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), Violation> {
         match request {
             Request::Send { consumed, length, constant, quiet, .. } if !self.is_detached() && !self.closing => {
                 self.consumed(consumed)?;
                 let total = u64::from(self.unsent) + u64::from(self.unreported_out) + u64::from(length);
                 if total > ring_out as u64 || self.constant_left > 0 {
-                    return Err(Refusal::Send);
+                    return Err(Violation::Send);
                 }
                 if let Some(Constant { offset, length }) = constant {
                     if u64::from(offset) + u64::from(length) > region as u64 {
-                        return Err(Refusal::Constant);
+                        return Err(Violation::Constant);
                     }
                     (self.constant_offset, self.constant_left) = (offset, length);
                 }
@@ -183,8 +183,8 @@ impl AppStream {
         Ok(())
     }
 
-    fn consumed(&mut self, length: u32) -> Result<(), Refusal> {
-        self.unconsumed = self.unconsumed.checked_sub(length).ok_or(Refusal::Consumed)?;
+    fn consumed(&mut self, length: u32) -> Result<(), Violation> {
+        self.unconsumed = self.unconsumed.checked_sub(length).ok_or(Violation::Consumed)?;
         Ok(())
     }
 

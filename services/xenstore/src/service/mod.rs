@@ -7,7 +7,7 @@ use core::time::Duration;
 
 use arrayvec::{ArrayString, ArrayVec};
 use cloister_interfaces::capability::{Clock, Console, Port};
-use cloister_interfaces::store::{Failure, Reply, Store};
+use cloister_interfaces::store::{Reply, Store, StoreError};
 use cloister_interfaces::{Instant, Memory, Notifications, Server, Service, System};
 
 use crate::capabilities::{Caps, MAX_CLIENTS};
@@ -185,25 +185,25 @@ impl<S: System, M: Memory> XenStore<S, M> {
     /// Asks the daemon for a new connection, or ends the connection for good if the daemon does not
     /// offer that.
     fn handle_violation(&mut self, what: &str, now: Instant) {
-        self.fail_outstanding(Failure::Timeout);
+        self.fail_outstanding(StoreError::Timeout);
         if self.ring.reconnect() {
-            self.console.line(format_args!("{what}; reconnecting"));
+            self.console.line(format_args!("violation by the daemon: {what}; reconnecting"));
             self.silent = true;
             self.connect(now);
             self.port.send();
         } else {
-            self.console.line(format_args!("{what}; the connection is dead"));
+            self.console.line(format_args!("violation by the daemon: {what}; the connection is dead"));
             // So that no transaction is aborted when its time is over.
             self.lose_transactions();
             self.connection = Connection::Dead;
         }
     }
 
-    /// Ends the outstanding request with a failure.
-    fn fail_outstanding(&mut self, failure: Failure) {
+    /// Ends the outstanding request with an error.
+    fn fail_outstanding(&mut self, error: StoreError) {
         self.unsent.clear();
         if let Some(Outstanding { job: Job::Client { client, id, completion }, .. }) = self.outstanding.take() {
-            self.finish_request(client, id, completion, Err(failure));
+            self.finish_request(client, id, completion, Err(error));
         }
     }
 
@@ -221,7 +221,7 @@ impl<S: System, M: Memory> XenStore<S, M> {
                 self.console.line(format_args!("no answer from the daemon in {} s", ANSWER_TIME.as_secs()));
             }
             self.silent = true;
-            self.fail_outstanding(Failure::Timeout);
+            self.fail_outstanding(StoreError::Timeout);
             self.connect(now);
         }
     }
@@ -245,7 +245,7 @@ impl<S: System, M: Memory> XenStore<S, M> {
                 true
             }
             Err(_) => {
-                self.handle_violation("the daemon's ring index or message length is impossible", now);
+                self.handle_violation("its ring index or the length of a message is impossible", now);
                 true
             }
         }

@@ -8,7 +8,7 @@ use cloister_interfaces::capability::{Clock, Console, Port};
 use cloister_interfaces::grants::{Grants, Reply as Granting};
 use cloister_interfaces::net::{Net, Offloads};
 use cloister_interfaces::rules::GrantAllowance;
-use cloister_interfaces::store::{Action, Failure, Path, Reply as Stored, Request as Ask, Store, Value};
+use cloister_interfaces::store::{Action, Path, Reply as Stored, Request as Ask, Store, StoreError, Value};
 use cloister_interfaces::{Client, Memory, Message, Server, Service, System};
 
 use crate::campaign::{Campaign, IN_QUEUE, Outcome, RawMessage, Role, RoleAttempt};
@@ -302,7 +302,7 @@ impl<S: System + 'static, M: Memory + 'static> Role for Caps<S, M> {
                 _ => Ok(()),
             },
             STORE => match Stored::from_bytes(reply) {
-                Ok(Stored::Answer { result: Err(Failure::Policy), .. }) => Err(Outcome::Refused),
+                Ok(Stored::Answer { result: Err(StoreError::Policy), .. }) => Err(Outcome::Refused),
                 Ok(Stored::Answer { .. }) => Err(Outcome::Breach("XenStore was asked")),
                 Ok(Stored::Changed { .. }) => Err(Outcome::Breach("a watch told of what is not ours")),
                 Err(_) => Ok(()),
