@@ -1,10 +1,14 @@
 //! What tcpip must not request.
 
+use core::fmt;
+
+use cloister_interfaces::Malformed;
+
 /// A breach of the protocol by tcpip: the request is dropped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum RequestViolation {
     /// The message does not decode.
-    Malformed,
+    Malformed(Malformed),
     /// The page is not in the pool.
     Page,
     /// The page does not belong to tcpip.
@@ -15,16 +19,14 @@ pub enum RequestViolation {
     Offload,
 }
 
-impl RequestViolation {
-    /// Returns a description for the log.
-    #[must_use]
-    pub fn text(self) -> &'static str {
-        match self {
-            RequestViolation::Malformed => "a message that does not decode",
+impl fmt::Display for RequestViolation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            RequestViolation::Malformed(malformed) => return malformed.fmt(f),
             RequestViolation::Page => "a page that is not in the pool",
             RequestViolation::Owner => "a page that is not its own",
             RequestViolation::Length => "a frame of impossible length",
             RequestViolation::Offload => "an offload that the link has not offered",
-        }
+        })
     }
 }

@@ -127,15 +127,11 @@ impl<S: System, M: Memory> Netfront<S, M> {
                 Some(Ok(store::Reply::Changed { token })) => self.handshake.watch_fired(token, now),
                 // The answer to a request that was given up.
                 Some(Ok(store::Reply::Answer { .. })) | None => {}
-                Some(Err(_)) => {
-                    self.console.line(format_args!("violation by xenstore: a message that does not decode"))
-                }
+                Some(Err(malformed)) => self.console.line(format_args!("violation by xenstore: {malformed}")),
             }
             match reply {
                 Some(Ok(reply)) => self.handshake.grants_answered(reply, now),
-                Some(Err(_)) => {
-                    self.console.line(format_args!("violation by grant-manager: a message that does not decode"))
-                }
+                Some(Err(malformed)) => self.console.line(format_args!("violation by grant-manager: {malformed}")),
                 None => {}
             }
         }
@@ -284,7 +280,7 @@ impl<S: System, M: Memory> Netfront<S, M> {
                 _ if !is_up => return,
                 Ok(Request::Transmit { page, length, offload }) => transmit.submit(page, length, offload),
                 Ok(Request::Receive { pages }) => receive.take_back(pages),
-                Err(_) => Err(RequestViolation::Malformed),
+                Err(malformed) => Err(RequestViolation::Malformed(malformed)),
             };
             violation = violation.or(result.err());
         });
@@ -302,7 +298,7 @@ impl<S: System, M: Memory> Netfront<S, M> {
         if let Link::Up(traffic) = &mut self.link
             && traffic.mark_logged(Logged::REQUEST_VIOLATION)
         {
-            self.console.line(format_args!("violation by tcpip: {} (logged once per connection)", violation.text()));
+            self.console.line(format_args!("violation by tcpip: {violation} (logged once per connection)"));
         }
     }
 

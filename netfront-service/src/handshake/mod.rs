@@ -85,12 +85,8 @@ pub enum Command {
 /// A line for the log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Note {
-    /// A text about the connection.
-    Text(&'static str),
-    /// A node's name, and a text about it.
-    About(&'static str, &'static str),
-    /// The back end broke the protocol of the rings.
-    Violation(Violation),
+    /// A text, and the name of the node that it is about, or the words before it, if any.
+    About(Option<&'static str>, &'static str),
     /// The device's back end is in this domain, which the policy does not allow.
     NotAllowed(DomId),
 }
@@ -98,9 +94,8 @@ pub enum Note {
 impl fmt::Display for Note {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Note::Text(text) => f.write_str(text),
-            Note::About(node, text) => write!(f, "{node}: {text}"),
-            Note::Violation(violation) => write!(f, "violation by the back end: {}", violation.text()),
+            Note::About(None, text) => f.write_str(text),
+            Note::About(Some(node), text) => write!(f, "{node}: {text}"),
             Note::NotAllowed(domain) => write!(
                 f,
                 "backend-id: domain {} is not a back end that the policy allows; use one that its [domains] names, or \
@@ -213,11 +208,11 @@ impl Handshake {
     }
 
     fn note(&mut self, text: &'static str) {
-        self.log(Note::Text(text));
+        self.log(Note::About(None, text));
     }
 
     fn note_about(&mut self, node: &'static str, text: &'static str) {
-        self.log(Note::About(node, text));
+        self.log(Note::About(Some(node), text));
     }
 
     /// Logs a note, unless it is remembered as logged. So a repeated failure is one line.
@@ -269,7 +264,7 @@ impl Handshake {
     /// Ends the connection, as far as it was made, and then starts over. Returns what there is to
     /// undo, for the caller to amend. Does nothing if it is being ended already.
     fn fail(&mut self, why: &'static str, now: Instant) -> Option<&mut Closing> {
-        self.end_connection(Note::Text(why), now)
+        self.end_connection(Note::About(None, why), now)
     }
 
     fn end_connection(&mut self, why: Note, now: Instant) -> Option<&mut Closing> {
@@ -327,7 +322,9 @@ impl Handshake {
 
     /// Ends the connection, because the back end broke the protocol of the rings.
     pub fn violated(&mut self, violation: Violation, now: Instant) {
-        if let Some(closing) = self.end_connection(Note::Violation(violation), now) {
+        if let Some(closing) =
+            self.end_connection(Note::About(Some("violation by the back end"), violation.text()), now)
+        {
             closing.report = Some(violation);
         }
     }

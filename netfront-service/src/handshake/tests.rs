@@ -126,8 +126,7 @@ impl Walk {
 
     fn logged(&mut self) -> Vec<&'static str> {
         let text = |note: &Note| match note {
-            Note::Text(text) | Note::About(_, text) => *text,
-            Note::Violation(violation) => violation.text(),
+            Note::About(_, text) => *text,
             Note::NotAllowed(_) => "not a back end that the policy allows",
         };
         self.handshake.take_notes().iter().map(text).collect()

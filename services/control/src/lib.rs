@@ -164,7 +164,7 @@ impl<S: System, M: Memory> Controller<S, M> {
                     self.handle_answer(result, now);
                 }
             }
-            Some(Err(_)) => self.console.line(format_args!("violation by xenstore: a message that does not decode")),
+            Some(Err(malformed)) => self.console.line(format_args!("violation by xenstore: {malformed}")),
         }
         true
     }

@@ -142,9 +142,7 @@ impl<S: System, M: Memory> GrantManager<S, M> {
         }
         match state.server.requests.pop() {
             None => return false,
-            Some(Err(_)) => {
-                self.console.line(format_args!("violation by client {client}: a message that does not decode"))
-            }
+            Some(Err(malformed)) => self.console.line(format_args!("violation by client {client}: {malformed}")),
             Some(Ok(request)) => self.begin_request(client, request),
         }
         true

@@ -182,7 +182,7 @@ fn a_request_for_no_pages_or_for_pages_past_the_last_number_is_malformed() {
         world.run();
         assert_eq!(world.replies(0), []);
         assert_eq!(world.kernel.borrow().granted.len(), 0);
-        assert_eq!(world.system.console(), "violation by client 0: a message that does not decode\n");
+        assert_eq!(world.system.console(), "violation by client 0: a message with a number out of range at byte 2\n");
         assert!(matches!(world.ask(0, issue(0, 0, 2))[..], [Reply::Issued { .. }]), "the next one is served");
     }
 }

@@ -5,10 +5,11 @@
 
 mod serve;
 
+use core::fmt;
 use core::time::Duration;
 
-use cloister_interfaces::Instant;
 use cloister_interfaces::socket::{ConnectionId, Constant, Layout, Request as SocketRequest, Ring};
+use cloister_interfaces::{Instant, Malformed};
 
 use crate::cache::ResponseCache;
 use crate::head::{Head, MAX_HEAD};
@@ -67,9 +68,32 @@ enum Ending {
     Abort,
 }
 
-/// A breach of the protocol by tcpip: a message about a connection that is impossible.
+/// A breach of the protocol by tcpip.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Violation;
+pub enum Violation {
+    /// A message does not decode.
+    Malformed(Malformed),
+    /// A connection is accepted under an index that is in use, or that there is not.
+    Accepted,
+    /// A message is about a connection that there is not.
+    Connection,
+    /// More bytes are received than the ring holds.
+    Received,
+    /// More bytes are taken than there were.
+    Sent,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Violation::Malformed(malformed) => return malformed.fmt(f),
+            Violation::Accepted => "a new connection whose index is not free",
+            Violation::Connection => "a connection that there is not",
+            Violation::Received => "more bytes received than the ring holds",
+            Violation::Sent => "more bytes taken than were to be sent",
+        })
+    }
+}
 
 /// What a connection needs for serving, and shares with all others.
 pub struct Workspace<'a, M> {
@@ -289,7 +313,7 @@ impl Connection {
     pub fn on_received(&mut self, length: u32, ring: Ring, now: Instant) -> Result<(), Violation> {
         let standing = u64::from(self.available) + u64::from(self.unreported_consumed) + u64::from(length);
         if standing > ring.size as u64 {
-            return Err(Violation);
+            return Err(Violation::Received);
         }
         if self.body_left > 0 {
             self.last_progress = now;
@@ -309,7 +333,7 @@ impl Connection {
     pub fn on_sent(&mut self, length: u32, constant: u32, now: Instant) -> Result<(), Violation> {
         let announced = if self.constant_start.is_some() { 0 } else { self.constant };
         if length > self.unsent.saturating_sub(self.unannounced) || constant > announced {
-            return Err(Violation);
+            return Err(Violation::Sent);
         }
         self.unsent -= length;
         self.constant -= constant;

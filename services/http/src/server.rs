@@ -76,7 +76,7 @@ pub struct Http<S, M> {
     date_due: Instant,
     /// A `Listen` has to be sent.
     listen_due: bool,
-    /// An impossible message of tcpip was logged.
+    /// A [`Violation`] was logged.
     violation_logged: bool,
     deadline: Option<Instant>,
 }
@@ -213,7 +213,7 @@ impl<S: System, M: Memory> Http<S, M> {
         if unused {
             self.change(connection.0, |connection| connection.accept(now));
         } else {
-            self.log_violation();
+            self.log_violation(Violation::Accepted);
         }
     }
 
@@ -236,19 +236,20 @@ impl<S: System, M: Memory> Http<S, M> {
     ) {
         let done = self.change(index, |connection| {
             if !connection.in_use() {
-                return Err(Violation);
+                return Err(Violation::Connection);
             }
-            act(connection).inspect_err(|Violation| connection.abort())
+            act(connection).inspect_err(|_| connection.abort())
         });
-        if done != Some(Ok(())) {
-            self.log_violation();
+        if let Err(violation) = done.unwrap_or(Err(Violation::Connection)) {
+            self.log_violation(violation);
         }
     }
 
-    fn log_violation(&mut self) {
+    #[cold]
+    fn log_violation(&mut self, violation: Violation) {
         if !self.violation_logged {
             self.violation_logged = true;
-            self.console.line(format_args!("violation by tcpip: an impossible message (logged once)"));
+            self.console.line(format_args!("violation by tcpip: {violation} (logged once)"));
         }
     }
 
@@ -427,7 +428,7 @@ impl<S: System, M: Memory> Service for Http<S, M> {
         while budget > 0 {
             match self.socket.replies.pop() {
                 Some(Ok(reply)) => self.on_reply(reply, now),
-                Some(Err(_)) => self.log_violation(),
+                Some(Err(malformed)) => self.log_violation(Violation::Malformed(malformed)),
                 None => break,
             }
             budget -= 1;

@@ -182,7 +182,7 @@ fn an_impossible_message_is_logged_once_and_ends_the_connection() {
     bench.run();
     bench.hear();
     assert!(bench.asked.contains(&Request::Abort { connection: CONNECTION }));
-    let line = "violation by tcpip: an impossible message (logged once)\n";
+    let line = "violation by tcpip: more bytes received than the ring holds (logged once)\n";
     assert_eq!(bench.system.console().matches(line).count(), 1);
 }
 

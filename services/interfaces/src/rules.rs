@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 
 use cloister_caps::DomId;
 
-use crate::message::{Malformed, Message, Reader, Writer};
+use crate::message::{Defect, Malformed, Message, Reader, Writer};
 
 /// The largest number of path rules in the XenStore service, over all clients.
 pub const MAX_PATH_RULES: usize = 32;
@@ -65,20 +65,20 @@ impl<'a> Rule<'a> for PathRule<'a> {
 
     fn read(bytes: &'a [u8]) -> Result<Self, Malformed> {
         let Some((&[client, rights, low, high], text)) = bytes.split_first_chunk() else {
-            return Err(Malformed::Truncated);
+            return Err(Malformed::at(bytes.len(), Defect::Truncated));
         };
         let length = usize::from(u16::from_le_bytes([low, high]));
-        let (path, rest) = text.split_at_checked(length).ok_or(Malformed::Length)?;
+        let (path, rest) = text.split_at_checked(length).ok_or(Malformed::at(2, Defect::Length))?;
         if bytes.len() != Self::SIZE || length > Self::MAX_PATH {
-            return Err(Malformed::Length);
+            return Err(Malformed::at(2, Defect::Length));
         }
         if rights > 7 {
-            return Err(Malformed::Flags);
+            return Err(Malformed::at(1, Defect::Flags));
         }
-        if rest.iter().any(|byte| *byte != 0) {
-            return Err(Malformed::Padding);
+        if let Some(at) = rest.iter().position(|byte| *byte != 0) {
+            return Err(Malformed::at(4 + length + at, Defect::Padding));
         }
-        let path = core::str::from_utf8(path).map_err(|_| Malformed::Text)?;
+        let path = core::str::from_utf8(path).map_err(|_| Malformed::at(4, Defect::Text))?;
         Ok(PathRule { client, read: rights & 1 != 0, write: rights & 2 != 0, watch: rights & 4 != 0, path })
     }
 }
@@ -107,7 +107,7 @@ impl Message for ClientGrantRule {
         writer.u16(self.peer_first);
         writer.u16(self.peer_last);
     }
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, Defect> {
         Ok(ClientGrantRule {
             client: reader.u8()?,
             rule: reader.u8()?,

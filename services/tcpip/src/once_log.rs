@@ -3,34 +3,14 @@
 
 use core::fmt;
 
-use cloister_interfaces::System;
 use cloister_interfaces::capability::Console;
-
-/// The parties that send something to the service.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Peer {
-    Netfront,
-    DhcpServer,
-    Application,
-    Control,
-}
-
-impl fmt::Display for Peer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Peer::Netfront => "netfront",
-            Peer::DhcpServer => "the DHCP server",
-            Peer::Application => "an application",
-            Peer::Control => "control",
-        })
-    }
-}
+use cloister_interfaces::{Malformed, System};
 
 /// An act of a peer that its protocol excludes. What it is about is dropped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Violation {
     /// netfront sent a message that does not decode.
-    LinkMessage,
+    LinkMessage(Malformed),
     /// netfront named a page that it does not have.
     LinkPage,
     /// netfront announced an impossible MAC address or MTU.
@@ -38,7 +18,7 @@ pub enum Violation {
     /// The DHCP server offered an address that no host can have.
     Lease,
     /// An application sent a message that does not decode.
-    Message,
+    Message(Malformed),
     /// An application named a connection that it does not have.
     Connection,
     /// An application sent more bytes than its ring holds.
@@ -47,25 +27,43 @@ pub enum Violation {
     Constant,
     /// An application consumed more bytes than it received.
     Consumed,
-    /// A control message does not decode.
-    Control,
+    /// control sent a message that does not decode.
+    Control(Malformed),
 }
 
 impl Violation {
-    /// Returns who broke the protocol, and by what.
-    fn describe(self) -> (Peer, &'static str) {
-        match self {
-            Violation::LinkMessage => (Peer::Netfront, "a message that does not decode"),
-            Violation::LinkPage => (Peer::Netfront, "a page that it does not hold"),
-            Violation::LinkParameters => (Peer::Netfront, "an impossible address or MTU"),
-            Violation::Lease => (Peer::DhcpServer, "an address that no host can have"),
-            Violation::Message => (Peer::Application, "a message that does not decode"),
-            Violation::Connection => (Peer::Application, "a connection that it does not have"),
-            Violation::Send => (Peer::Application, "more bytes to send than its ring holds"),
-            Violation::Constant => (Peer::Application, "constant bytes that do not exist"),
-            Violation::Consumed => (Peer::Application, "more bytes consumed than received"),
-            Violation::Control => (Peer::Control, "a message that does not decode"),
+    /// Returns the bit of its kind.
+    fn bit(self) -> u16 {
+        1 << match self {
+            Violation::LinkMessage(_) => 0,
+            Violation::LinkPage => 1,
+            Violation::LinkParameters => 2,
+            Violation::Lease => 3,
+            Violation::Message(_) => 4,
+            Violation::Connection => 5,
+            Violation::Send => 6,
+            Violation::Constant => 7,
+            Violation::Consumed => 8,
+            Violation::Control(_) => 9,
         }
+    }
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = match self {
+            Violation::LinkMessage(malformed) => return write!(f, "netfront: {malformed}"),
+            Violation::Message(malformed) => return write!(f, "an application: {malformed}"),
+            Violation::Control(malformed) => return write!(f, "control: {malformed}"),
+            Violation::LinkPage => "netfront: a page that it does not hold",
+            Violation::LinkParameters => "netfront: an impossible address or MTU",
+            Violation::Lease => "the DHCP server: an address that no host can have",
+            Violation::Connection => "an application: a connection that it does not have",
+            Violation::Send => "an application: more bytes to send than its ring holds",
+            Violation::Constant => "an application: constant bytes that do not exist",
+            Violation::Consumed => "an application: more bytes consumed than received",
+        };
+        f.write_str(what)
     }
 }
 
@@ -98,22 +96,20 @@ pub struct OnceLog {
 impl OnceLog {
     /// Logs a violation on `console`, if it is the first of its kind.
     #[cold]
-    pub fn violation<S: System>(&mut self, console: &Console<S>, kind: Violation) {
-        let bit = 1 << kind as u32;
-        if self.violations & bit == 0 {
-            self.violations |= bit;
-            let (peer, what) = kind.describe();
-            console.line(format_args!("violation by {peer}: {what} (logged once)"));
+    pub fn violation<S: System>(&mut self, console: &Console<S>, violation: Violation) {
+        if self.violations & violation.bit() == 0 {
+            self.violations |= violation.bit();
+            console.line(format_args!("violation by {violation} (logged once)"));
         }
     }
 
     /// Logs a refused request of an application on `console`, if it is the first of its kind.
     #[cold]
-    pub fn refusal<S: System>(&mut self, console: &Console<S>, kind: Refusal) {
-        let bit = 1 << kind as u32;
+    pub fn refusal<S: System>(&mut self, console: &Console<S>, refusal: Refusal) {
+        let bit = 1 << refusal as u32;
         if self.refusals & bit == 0 {
             self.refusals |= bit;
-            console.line(format_args!("refused {}: {} (logged once)", Peer::Application, kind.text()));
+            console.line(format_args!("refused an application: {} (logged once)", refusal.text()));
         }
     }
 }

@@ -410,8 +410,8 @@ impl<S: System, M: Memory> Service for Stack<S, M> {
         let mut more = self.drain_link(now);
         more |= self.drain_clients(now);
         let requested = self.quiesce.is_requested();
-        if !self.quiesce.drain() {
-            self.once_log.violation(&self.console, Violation::Control);
+        if let Err(malformed) = self.quiesce.drain() {
+            self.once_log.violation(&self.console, Violation::Control(malformed));
         }
         if requested != self.quiesce.is_requested() {
             // Idle connections end now.

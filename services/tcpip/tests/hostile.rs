@@ -169,7 +169,7 @@ fn impossible_link_messages_are_violations_and_logged_once() {
     assert_eq!(
         bench.logged(),
         [
-            "violation by netfront: a message that does not decode (logged once)",
+            "violation by netfront: a message with a number out of range at byte 4 (logged once)",
             "violation by netfront: a page that it does not hold (logged once)",
             "violation by netfront: an impossible address or MTU (logged once)",
         ]

@@ -9,7 +9,7 @@
 
 use arrayvec::{ArrayString, ArrayVec};
 
-use crate::message::{Malformed, Message, Reader, Writer};
+use crate::message::{Defect, Message, Reader, Writer};
 use crate::queue::Interface;
 
 /// The interface.
@@ -158,7 +158,7 @@ impl Message for Request {
             Action::Abort => writer.u16(9),
         }
     }
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, Defect> {
         let id = reader.u16()?;
         let action = match reader.u16()? {
             1 => Action::Read(reader.text()?),
@@ -176,7 +176,7 @@ impl Message for Request {
             7 => Action::Begin,
             8 => Action::Commit,
             9 => Action::Abort,
-            _ => return Err(Malformed::Tag),
+            _ => return Err(reader.reject(2, Defect::Tag)),
         };
         Ok(Request { id, action })
     }
@@ -202,16 +202,16 @@ impl Message for Reply {
             }
         }
     }
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, Defect> {
         match reader.u16()? {
             1 => Ok(Reply::Answer { id: reader.u16()?, result: Ok(reader.length_prefixed()?) }),
             2 => {
-                let (id, number) = (reader.u16()?, reader.u8()?);
-                let error = StoreError::ALL.into_iter().find(|error| *error as u8 == number).ok_or(Malformed::Range)?;
-                Ok(Reply::Answer { id, result: Err(error) })
+                let id = reader.u16()?;
+                let of_number = |number| StoreError::ALL.into_iter().find(|error| *error as u8 == number);
+                Ok(Reply::Answer { id, result: Err(reader.checked(Reader::u8, of_number)?) })
             }
             3 => Ok(Reply::Changed { token: reader.u16()? }),
-            _ => Err(Malformed::Tag),
+            _ => Err(reader.reject(0, Defect::Tag)),
         }
     }
 }
@@ -248,18 +248,18 @@ mod tests {
         check_round_trip(&replies);
         let too_long = [0, 0, 1, 0, MAX_PATH as u8 + 1];
         check_malformed::<Request>(&[
-            (&[], Malformed::Tag),
-            (&[0, 0, 10], Malformed::Tag),
-            (&too_long, Malformed::Length),
-            (&[0, 0, 1, 0, 1, 0, 0xff], Malformed::Text),
-            (&[0, 0, 7, 0, 1], Malformed::Padding),
+            (&[], 2, Defect::Tag),
+            (&[0, 0, 10], 2, Defect::Tag),
+            (&too_long, 4, Defect::Length),
+            (&[0, 0, 1, 0, 1, 0, 0xff], 4, Defect::Text),
+            (&[0, 0, 7, 0, 1], 4, Defect::Padding),
         ]);
         check_malformed::<Reply>(&[
-            (&[], Malformed::Tag),
-            (&[4], Malformed::Tag),
-            (&[2, 0, 0, 0, 0], Malformed::Range),
-            (&[2, 0, 0, 0, 9], Malformed::Range),
-            (&[1, 0, 0, 0, MAX_VALUE as u8 + 1], Malformed::Length),
+            (&[], 0, Defect::Tag),
+            (&[4], 0, Defect::Tag),
+            (&[2, 0, 0, 0, 0], 4, Defect::Range),
+            (&[2, 0, 0, 0, 9], 4, Defect::Range),
+            (&[1, 0, 0, 0, MAX_VALUE as u8 + 1], 4, Defect::Length),
         ]);
     }
 }

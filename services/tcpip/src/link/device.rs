@@ -198,9 +198,9 @@ impl<S: System, M: Memory> LinkDevice<S, M> {
                     self.part_received(RxPart { page, offset, length, more, checked }).err().map(Event::Violation)
                 }
                 Ok(Reply::Transmitted { page }) => self.transmitter.transmitted(page).err().map(Event::Violation),
-                Err(_) => {
+                Err(malformed) => {
                     self.malformed_received();
-                    Some(Event::Violation(Violation::LinkMessage))
+                    Some(Event::Violation(Violation::LinkMessage(malformed)))
                 }
             };
             if event.is_some() {

@@ -45,7 +45,7 @@ impl<S: System, M: Memory> Stack<S, M> {
                 };
                 match request {
                     Ok(request) => self.on_request(client, request, now),
-                    Err(_) => self.once_log.violation(&self.console, Violation::Message),
+                    Err(malformed) => self.once_log.violation(&self.console, Violation::Message(malformed)),
                 }
                 budget -= 1;
             }

@@ -64,9 +64,7 @@ impl<S: System, M: Memory> XenStore<S, M> {
             }
             match state.server.requests.pop() {
                 None => continue,
-                Some(Err(_)) => {
-                    self.console.line(format_args!("violation by client {client}: a message that does not decode"))
-                }
+                Some(Err(malformed)) => self.console.line(format_args!("violation by client {client}: {malformed}")),
                 Some(Ok(Request { id, action })) => {
                     if let Err(error) = self.begin_action(client, id, action, now) {
                         self.answer_client(client, id, Err(error));
