@@ -14,7 +14,7 @@ use cloister_interfaces::{Instant, Malformed};
 use crate::cache::ResponseCache;
 use crate::head::{Head, MAX_HEAD};
 use crate::page;
-use crate::response::{Context, Sink};
+use crate::response::{AfterResponse, Context, Sink};
 
 /// The time that a new connection may take to send its first request, and any connection to
 /// complete one.
@@ -66,6 +66,30 @@ enum State {
 enum Ending {
     Close,
     Abort,
+}
+
+/// How much of a connection tcpip has reported as closed. The order is that in which it happens.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+enum Closed {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// The peer's stream: no more bytes come.
+    Peer,
+    /// All of it.
+    Both,
+}
+
+/// The reports of tcpip about the bytes of a response that it takes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+enum Reports {
+    /// It reports them, until it is told that it need not.
+    #[default]
+    Usual,
+    /// It must report them, because the response is large and its peer may be slow.
+    Watched,
+    /// It was told that it need not report them: only the peer is waited for.
+    Quiet,
 }
 
 /// A breach of the protocol by tcpip.
@@ -125,14 +149,10 @@ pub struct Connection {
     state: State,
     /// It is in the list of ready connections.
     ready: bool,
-    /// tcpip has reported its end.
-    closed: bool,
-    /// The peer sends no more bytes.
-    peer_closed: bool,
-    /// It ends after the response.
-    close_after: bool,
-    /// Before it ends, received bytes are discarded for a while.
-    linger_after: bool,
+    /// How much of it tcpip has reported as closed.
+    closed: Closed,
+    /// What happens to it after the present response.
+    after_response: AfterResponse,
     /// It has answered a request.
     served: bool,
     /// The position of the next byte to read in the in ring.
@@ -152,10 +172,8 @@ pub struct Connection {
     constant: u32,
     /// Where those bytes of the archive start, until tcpip was told.
     constant_start: Option<u32>,
-    /// Only the peer is waited for: tcpip was told that it need not report what it takes.
-    quiet: bool,
-    /// The response is so large that tcpip must report its end.
-    watched: bool,
+    /// What tcpip reports of the response.
+    reports: Reports,
     /// The number of bytes of a request's body that are to be discarded.
     body_left: u64,
     /// The request with that body, if it is answered after the body.
@@ -297,7 +315,7 @@ impl Connection {
 
     /// Returns `true` if nothing of a response is left for us to do.
     fn is_response_done(&self) -> bool {
-        self.remaining == Remaining::Nothing && (self.quiet || self.is_sent())
+        self.remaining == Remaining::Nothing && (self.reports == Reports::Quiet || self.is_sent())
     }
 
     /// Returns `true` if tcpip has taken everything that it was given.
@@ -338,20 +356,30 @@ impl Connection {
         self.unsent -= length;
         self.constant -= constant;
         // Bytes of a quiet send were taken earlier.
-        if !core::mem::take(&mut self.quiet) {
+        if !self.end_quiet() {
             self.last_progress = now;
         }
         Ok(())
     }
 
+    /// Lets tcpip report what it takes. Returns `true` if it need not until now.
+    #[inline]
+    fn end_quiet(&mut self) -> bool {
+        let quiet = self.reports == Reports::Quiet;
+        if quiet {
+            self.reports = Reports::Usual;
+        }
+        quiet
+    }
+
     /// Records that the peer sends no more bytes.
     pub fn on_peer_closed(&mut self) {
-        self.peer_closed = true;
+        self.closed = self.closed.max(Closed::Peer);
     }
 
     /// Records that tcpip has ended the connection.
     pub fn on_closed(&mut self) {
-        self.closed = true;
+        self.closed = Closed::Both;
         if !matches!(self.state, State::Ending(_) | State::Ended) {
             self.end(Ending::Close);
         }
@@ -407,29 +435,37 @@ impl Connection {
     /// Returns `true` if all was sent.
     pub fn send_requests(&mut self, index: u16, mut push: impl FnMut(SocketRequest) -> bool) -> bool {
         let connection = ConnectionId(index);
-        if (self.unannounced > 0 || self.constant_start.is_some()) && !self.closed {
+        let open = self.closed != Closed::Both;
+        if (self.unannounced > 0 || self.constant_start.is_some()) && open {
             let constant = self.constant_start.map(|offset| Constant { offset, length: self.constant });
             let idle = matches!(self.state, State::Open) && self.remaining == Remaining::Nothing && self.available == 0;
-            let quiet = idle && !self.close_after && self.body_left == 0 && !self.peer_closed && !self.watched;
+            let quiet = idle
+                && !self.after_response.ends()
+                && self.body_left == 0
+                && self.closed == Closed::Nothing
+                && self.reports != Reports::Watched;
             let (consumed, length) = (self.unreported_consumed, self.unannounced);
             if push(SocketRequest::Send { connection, consumed, length, constant, quiet }) {
-                (self.unreported_consumed, self.unannounced, self.constant_start, self.quiet) = (0, 0, None, quiet);
+                (self.unreported_consumed, self.unannounced, self.constant_start) = (0, 0, None);
+                if quiet {
+                    self.reports = Reports::Quiet;
+                }
             }
         }
         if self.unreported_consumed > 0
-            && !self.closed
+            && open
             && push(SocketRequest::Consumed { connection, length: self.unreported_consumed })
         {
             self.unreported_consumed = 0;
         }
-        let behind = (self.unannounced > 0 || self.constant_start.is_some()) && !self.closed;
+        let behind = (self.unannounced > 0 || self.constant_start.is_some()) && open;
         let ask = match self.state {
             State::Ending(Ending::Close) if !behind => SocketRequest::Close { connection },
             State::Ending(Ending::Abort) => SocketRequest::Abort { connection },
             State::Ending(_) => return false,
             _ => {
                 self.free();
-                return !behind && (self.unreported_consumed == 0 || self.closed);
+                return !behind && (self.unreported_consumed == 0 || !open);
             }
         };
         let told = push(ask);
@@ -441,7 +477,7 @@ impl Connection {
     }
 
     fn free(&mut self) {
-        if matches!(self.state, State::Ended) && self.closed {
+        if matches!(self.state, State::Ended) && self.closed == Closed::Both {
             self.reset();
         }
     }

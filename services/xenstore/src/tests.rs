@@ -323,7 +323,9 @@ fn impossible_indices_end_the_connection_and_clients_get_a_failure() {
     world.ring.store(2060, 5_000);
     assert_eq!(world.ask(1, read("device/vif/0/mac")), Err(StoreError::Timeout));
     assert_eq!(world.ask(0, read("control/shutdown")), Err(StoreError::Timeout));
-    assert_eq!(world.system.console().matches("is dead").count(), 1);
+    let console = world.system.console();
+    assert_eq!(console.matches("violation by the daemon: ").count(), 1, "{console}");
+    assert_eq!(console.matches("is dead").count(), 1);
     assert_eq!(world.service.deadline(), None);
 }
 

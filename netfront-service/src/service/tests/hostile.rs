@@ -43,7 +43,7 @@ const MALFORMED: [([u8; 8], &str); 5] = [
     ([2, 0, 0, 0, 0, 0, 0, 0], "a number out of range at byte 2"),
     ([2, 0, 0xff, 0xff, 0, 0, 0, 0], "a number out of range at byte 2"),
     ([2, 0, 0xff, 0xff, 2, 0, 0, 0], "a number out of range at byte 2"),
-    ([2, 0, 1, 0, 0xff, 0xff, 1, 0], "a number out of range at byte 2"),
+    ([2, 0, 1, 0, 0xff, 0xff, 1, 0], "padding that is not zero at byte 6"),
 ];
 
 #[test]
