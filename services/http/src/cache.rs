@@ -58,7 +58,9 @@ impl ResponseCache {
 
     /// Keeps the response to a request without a body, if the next one would be the same.
     pub fn keep(&mut self, request: &[u8], second: Option<u64>, head: &str, response: Response) {
-        let same = response.discard == 0 && response.then != AfterResponse::Linger && !matches!(response.content, Content::Page(_));
+        let same = response.discard == 0
+            && response.then != AfterResponse::Linger
+            && !matches!(response.content, Content::Page(_));
         if !same || self.0.is_empty() {
             return;
         }

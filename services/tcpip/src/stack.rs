@@ -247,7 +247,7 @@ impl<S: System, M: Memory> Stack<S, M> {
             return None;
         };
         // smoltcp resets what is for no connection and no open port.
-        if !segment.opens || self.connections.port_owner(segment.port).is_none() {
+        if !segment.flags.opens() || self.connections.port_owner(segment.port).is_none() {
             self.parse(now);
             return None;
         }

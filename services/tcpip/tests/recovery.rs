@@ -8,7 +8,7 @@ use std::time::Duration;
 use cloister_interfaces::Instant;
 use cloister_tcpip::link::segmentation::selected_parts;
 use cloister_tcpip::segment::Segment;
-use cloister_tcpip::segment::{Outgoing, Range};
+use cloister_tcpip::segment::{BuiltSegment, Range, TcpFlags};
 use cloister_tcpip::table::Key;
 use cloister_tcpip::tcp::recovery::Recovery;
 use proptest::prelude::*;
@@ -23,30 +23,20 @@ const ANSWERED: u32 = 7;
 
 fn acknowledgement(ack: u32) -> Segment {
     let key = Key::new([10, 0, 0, 1], 4000, 80);
-    Segment {
-        key,
-        port: 80,
-        opens: false,
-        syn: false,
-        reset: false,
-        plain: true,
-        options: true,
-        data: 0,
-        offset: 54,
-        seq: ANSWERED,
-        ack,
-        window: 99,
-    }
+    Segment { key, port: 80, flags: TcpFlags::ACK, options: true, data: 0, offset: 54, seq: ANSWERED, ack, window: 99 }
 }
 
-fn outgoing(seq: u32, data: u32) -> Outgoing {
-    Outgoing { opens: false, seq, ack: ANSWERED, data, fin: false }
+fn outgoing(seq: u32, data: u32) -> BuiltSegment {
+    BuiltSegment { flags: TcpFlags::ACK, seq, ack: ANSWERED, data }
 }
 
 /// Returns the recovery of a connection that was just opened.
 fn opened() -> Recovery {
     let mut recovery = Recovery::default();
-    recovery.on_sent(Outgoing { opens: true, ..outgoing(FIRST.wrapping_sub(1), 0) }, Instant::START);
+    recovery.on_sent(
+        BuiltSegment { flags: TcpFlags::SYN | TcpFlags::ACK, ..outgoing(FIRST.wrapping_sub(1), 0) },
+        Instant::START,
+    );
     recovery.on_received(&acknowledgement(FIRST), true, &[None; 3], WHOLE, Instant::START);
     recovery.opened(Duration::from_secs(5) - TRIP, Duration::from_secs(5));
     recovery

@@ -60,7 +60,10 @@ fn files() -> Site {
 #[test]
 fn a_file_is_sent_with_its_type_and_length() {
     let response = get(&files(), "/a/b.txt", "");
-    assert_eq!((status(&response), response.content, response.then.ends()), ("200", Content::Bytes(b"0123456789"), false));
+    assert_eq!(
+        (status(&response), response.content, response.then.ends()),
+        ("200", Content::Bytes(b"0123456789"), false)
+    );
     assert_eq!(field(&response, "Content-Length"), Some("10"));
     assert_eq!(field(&response, "Content-Type"), Some("text/plain; charset=utf-8"));
     assert_eq!(field(&response, "Date"), Some("Sun, 06 Nov 1994 08:49:37 GMT"));
@@ -106,7 +109,10 @@ fn refusals() {
     assert_eq!(field(&get(&site, "/none", ""), "Content-Length"), Some("14"));
     assert_eq!(status(&get(&site, "/a/../x", "")), "400");
     let post = answer(&site, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n");
-    assert_eq!((status(&post), field(&post, "Allow"), post.discard, post.then.ends()), ("405", Some("GET, HEAD"), 5, false));
+    assert_eq!(
+        (status(&post), field(&post, "Allow"), post.discard, post.then.ends()),
+        ("405", Some("GET, HEAD"), 5, false)
+    );
     assert_eq!(status(&answer(&site, "BREW / HTTP/1.1\r\nHost: a\r\n\r\n")), "501");
     let large = get(&site, "/", "Content-Length: 65537\r\n");
     assert_eq!((status(&large), large.then.ends()), ("413", true));

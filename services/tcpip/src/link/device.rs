@@ -28,7 +28,7 @@ use super::page_runs::PageRuns;
 use super::rx_part::RxPart;
 use super::transmitter::Transmitter;
 use crate::once_log::Violation;
-use crate::segment::{Outgoing, SendRanges};
+use crate::segment::{BuiltSegment, SendRanges};
 
 /// The longest frame that is received: the largest IPv4 packet, with an Ethernet header and one
 /// VLAN tag.
@@ -280,7 +280,7 @@ impl<S: System, M: Memory> LinkDevice<S, M> {
     }
 
     /// Ends a connection's turn. Returns the last segment that smoltcp built in it.
-    pub fn take_built(&mut self) -> Option<Outgoing> {
+    pub fn take_built(&mut self) -> Option<BuiltSegment> {
         self.ranges = None;
         self.transmitter.built.take()
     }

@@ -18,7 +18,7 @@ use core::time::Duration;
 use arrayvec::ArrayVec;
 use cloister_interfaces::Instant;
 
-use crate::segment::{MAX_RANGES, Outgoing, Range, Segment, SendRanges};
+use crate::segment::{BuiltSegment, MAX_RANGES, Range, Segment, SendRanges};
 use crate::tcp::congestion::Congestion;
 
 /// The number of duplicate acknowledgements that mean a lost segment (RFC 5681, 3.2).
@@ -108,9 +108,9 @@ impl Recovery {
     }
 
     /// Records a segment that smoltcp sent.
-    pub fn on_sent(&mut self, segment: Outgoing, now: Instant) {
+    pub fn on_sent(&mut self, segment: BuiltSegment, now: Instant) {
         self.last_ack = segment.ack;
-        if segment.opens {
+        if segment.flags.has_syn() {
             self.base = segment.seq.wrapping_add(1);
         }
         let from = segment.seq.wrapping_sub(self.base);
@@ -151,7 +151,7 @@ impl Recovery {
     /// because it would count to three and repeat one segment.
     pub fn is_duplicate_ack(&self, segment: &Segment) -> bool {
         self.has_data_in_flight()
-            && segment.plain
+            && segment.flags.is_plain()
             && (segment.data, segment.ack, segment.seq, segment.window) == (0, self.base, self.last_ack, self.window)
     }
 

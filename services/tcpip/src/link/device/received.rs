@@ -118,7 +118,9 @@ impl<S: System, M: Memory> LinkDevice<S, M> {
             };
             if wanted && (checked || has_valid_checksum(frame)) {
                 self.frame_length = length;
-                if let FrameKind::Segment(Segment { opens: true, .. }) = kind {
+                if let FrameKind::Segment(Segment { flags, .. }) = kind
+                    && flags.opens()
+                {
                     self.read_peer_mss();
                 }
                 return Some(kind);
