@@ -85,15 +85,44 @@ enum Step {
     Read,
     Acknowledge(Command),
     Commit(Command),
-    Abort,
+    /// Ends a transaction without effect.
+    Abort(AfterAbort),
     /// The pause after a failure, until this time.
     Pause(Instant),
-    /// tcpip must be asked to close its connections.
-    Quiesce(PowerAction),
+    /// tcpip must be asked to close its connections. The domain ends at `end_at` in any case.
+    Quiesce {
+        action: PowerAction,
+        end_at: Instant,
+    },
     /// tcpip was asked, and is closing its connections.
-    Quiescing(PowerAction),
+    Quiescing {
+        action: PowerAction,
+        end_at: Instant,
+    },
+    /// tcpip has closed its connections: the domain can end.
+    Quiet(PowerAction),
     /// The kernel refused to end the domain.
     Refused,
+}
+
+/// What follows an aborted transaction.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum AfterAbort {
+    /// Nothing: the node has no command to carry out.
+    Idle,
+    /// A pause: a step failed.
+    Pause,
+}
+
+/// The node, as far as the service knows it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Node {
+    /// It is not watched yet.
+    Unwatched,
+    /// It may have changed since it was last read.
+    Changed,
+    /// It was read since it last changed.
+    Read,
 }
 
 /// The service.
@@ -104,19 +133,11 @@ struct Controller<S, M> {
     store: Client<Store, S, M>,
     control: Client<Control, S, M>,
     step: Step,
-    watching: bool,
-    /// The node may have changed since it was last read.
-    changed: bool,
+    node: Node,
     conflicts: u8,
-    /// Pause when the transaction is aborted.
-    pause_after_abort: bool,
     next_id: u16,
     /// The id of the request that has no answer yet, and the time at which it is given up.
     pending_request: Option<(u16, Instant)>,
-    /// The time at which the domain ends even if tcpip has open connections.
-    end_at: Instant,
-    /// tcpip has closed its connections.
-    quiet: bool,
     /// The suspend command that is in the node was logged.
     suspend_logged: bool,
     /// The pass ended at a limit: the next begins at once.
@@ -137,14 +158,10 @@ impl<S: System, M: Memory> Controller<S, M> {
             store: caps.store,
             control: caps.control,
             step: Step::Feature(0),
-            watching: false,
-            changed: false,
+            node: Node::Unwatched,
             conflicts: 0,
-            pause_after_abort: false,
             next_id: 0,
             pending_request: None,
-            end_at: Instant::START,
-            quiet: false,
             suspend_logged: false,
             work_left: false,
         }
@@ -153,11 +170,14 @@ impl<S: System, M: Memory> Controller<S, M> {
     /// Handles a message of tcpip and one of the XenStore service. Returns `true` if there was any.
     fn handle_replies(&mut self, now: Instant) -> bool {
         let reply = self.control.replies.pop();
-        // The interface has one reply. Repeated ones mean the same as one.
-        self.quiet |= matches!(reply, Some(Ok(_)));
+        // The interface has one reply. Repeated ones mean the same as one, and one that nobody
+        // asked for means nothing.
+        if let (Some(Ok(_)), Step::Quiescing { action, .. }) = (&reply, self.step) {
+            self.step = Step::Quiet(action);
+        }
         match self.store.replies.pop() {
             None => return reply.is_some(),
-            Some(Ok(Reply::Changed { .. })) => self.changed = true,
+            Some(Ok(Reply::Changed { .. })) => self.note_change(),
             Some(Ok(Reply::Answer { id, result })) => {
                 if self.pending_request.is_some_and(|(pending, _)| pending == id) {
                     self.pending_request = None;
@@ -175,13 +195,12 @@ impl<S: System, M: Memory> Controller<S, M> {
             (Step::Feature(_), _) => Step::Watch,
             // `Other` is a watch that an earlier run of this service has left.
             (Step::Watch, Ok(_) | Err(StoreError::Other)) => {
-                self.watching = true;
-                self.changed = true;
+                self.node = Node::Changed;
                 Step::Idle
             }
             (Step::Begin, Ok(_)) => Step::Read,
             (Step::Read, Ok(text)) => self.handle_command(&text),
-            (Step::Read, Err(StoreError::NotFound)) => Step::Abort,
+            (Step::Read, Err(StoreError::NotFound)) => Step::Abort(AfterAbort::Idle),
             (Step::Acknowledge(command), Ok(_)) => Step::Commit(command),
             (Step::Commit(command), Ok(_)) => {
                 self.conflicts = 0;
@@ -194,22 +213,26 @@ impl<S: System, M: Memory> Controller<S, M> {
                 self.conflicts += 1;
                 Step::Begin
             }
-            (Step::Abort, _) if core::mem::take(&mut self.pause_after_abort) => Step::Pause(now + RETRY_PAUSE),
-            (Step::Abort, _) => Step::Idle,
+            (Step::Abort(AfterAbort::Pause), _) => Step::Pause(now + RETRY_PAUSE),
+            (Step::Abort(AfterAbort::Idle), _) => Step::Idle,
             (step, _) => self.handle_failure(step, now),
         };
+    }
+
+    /// Notes that the node must be read again. Before it is watched, it is not read.
+    fn note_change(&mut self) {
+        if self.node != Node::Unwatched {
+            self.node = Node::Changed;
+        }
     }
 
     fn handle_failure(&mut self, step: Step, now: Instant) -> Step {
         self.console.line(format_args!("a step failed in XenStore; trying again"));
         self.conflicts = 0;
-        self.changed = true;
+        self.note_change();
         match step {
             // If a transaction cannot begin, an earlier run of this service may have left one open.
-            Step::Begin | Step::Read | Step::Acknowledge(_) => {
-                self.pause_after_abort = true;
-                Step::Abort
-            }
+            Step::Begin | Step::Read | Step::Acknowledge(_) => Step::Abort(AfterAbort::Pause),
             _ => Step::Pause(now + RETRY_PAUSE),
         }
     }
@@ -230,7 +253,7 @@ impl<S: System, M: Memory> Controller<S, M> {
         }
         self.suspend_logged = suspend;
         match command {
-            Command::None | Command::Suspend => Step::Abort,
+            Command::None | Command::Suspend => Step::Abort(AfterAbort::Idle),
             command => Step::Acknowledge(command),
         }
     }
@@ -239,37 +262,38 @@ impl<S: System, M: Memory> Controller<S, M> {
     fn begin_quiesce(&mut self, action: PowerAction, now: Instant) -> Step {
         let word = if action == PowerAction::Reboot { "reboot" } else { "power off" };
         self.console.line(format_args!("the toolstack asks to {word}; closing connections"));
-        self.end_at = now + QUIESCE_TIME;
-        self.quiet = false;
-        Step::Quiesce(action)
+        Step::Quiesce { action, end_at: now + QUIESCE_TIME }
     }
 
     /// Makes the next step. Returns `true` if there was one to make.
     fn advance(&mut self, now: Instant) -> bool {
         match self.step {
-            Step::Quiesce(action) if now < self.end_at => {
+            Step::Quiesce { action, end_at } | Step::Quiescing { action, end_at } if now >= end_at => {
+                self.console.line(format_args!("connections are not closed in time; ending the domain anyway"));
+                self.end_domain(action);
+                return false;
+            }
+            Step::Quiesce { action, end_at } => {
                 if self.control.requests.send(&ControlRequest::Quiesce).is_err() {
                     return false;
                 }
-                self.step = Step::Quiescing(action);
+                self.step = Step::Quiescing { action, end_at };
                 return true;
             }
-            Step::Quiesce(action) | Step::Quiescing(action) => {
-                if self.quiet || now >= self.end_at {
-                    self.end_domain(action);
-                }
+            Step::Quiet(action) => {
+                self.end_domain(action);
                 return false;
             }
-            Step::Idle if self.changed => {
-                self.changed = false;
+            Step::Idle if self.node == Node::Changed => {
+                self.node = Node::Read;
                 self.step = Step::Begin;
                 return true;
             }
             Step::Pause(until) if now >= until => {
-                self.step = if self.watching { Step::Idle } else { Step::Watch };
+                self.step = if self.node == Node::Unwatched { Step::Watch } else { Step::Idle };
                 return true;
             }
-            Step::Idle | Step::Pause(_) | Step::Refused => return false,
+            Step::Idle | Step::Pause(_) | Step::Quiescing { .. } | Step::Refused => return false,
             _ => {}
         }
         if let Some((_, until)) = self.pending_request {
@@ -296,8 +320,13 @@ impl<S: System, M: Memory> Controller<S, M> {
             Step::Read => Action::Read(shutdown()),
             Step::Acknowledge(_) => Action::Write(shutdown(), Value::new()),
             Step::Commit(_) => Action::Commit,
-            Step::Abort => Action::Abort,
-            Step::Idle | Step::Pause(_) | Step::Quiesce(_) | Step::Quiescing(_) | Step::Refused => return false,
+            Step::Abort(_) => Action::Abort,
+            Step::Idle
+            | Step::Pause(_)
+            | Step::Quiesce { .. }
+            | Step::Quiescing { .. }
+            | Step::Quiet(_)
+            | Step::Refused => return false,
         };
         self.next_id = self.next_id.wrapping_add(1);
         // If the queue is full, this service is notified when there is room.
@@ -309,9 +338,6 @@ impl<S: System, M: Memory> Controller<S, M> {
 
     /// Powers off or reboots. Returns only if the kernel refuses.
     fn end_domain(&mut self, action: PowerAction) {
-        if !self.quiet {
-            self.console.line(format_args!("connections are not closed in time; ending the domain anyway"));
-        }
         self.step = Step::Refused;
         match action {
             PowerAction::PowerOff => self.power.off(),
@@ -340,7 +366,7 @@ impl<S: System, M: Memory> Service for Controller<S, M> {
         }
         match self.step {
             Step::Pause(until) => Some(until),
-            Step::Quiesce(_) | Step::Quiescing(_) => Some(self.end_at),
+            Step::Quiesce { end_at, .. } | Step::Quiescing { end_at, .. } => Some(end_at),
             _ => self.pending_request.map(|(_, until)| until),
         }
     }
