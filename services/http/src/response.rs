@@ -9,7 +9,7 @@ use crate::mime;
 use crate::page;
 use crate::path::Path;
 use crate::range::{self, Range};
-use crate::request::{Body, Method, Request};
+use crate::request::{Body, Method, Request, Version};
 use crate::site::{Found, Site};
 
 /// The largest request body that is received and discarded. The connection ends before a larger
@@ -88,8 +88,8 @@ pub struct Sink {
     pub close: bool,
     /// The peer waits for `100 Continue` before it sends the body.
     pub expects_continue: bool,
-    /// The peer speaks HTTP/1.0.
-    http_1_0: bool,
+    /// The version that the peer speaks.
+    version: Version,
 }
 
 /// The path to which anything may be sent, if that is allowed.
@@ -100,12 +100,10 @@ pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 /// Decides the response to a request, and writes its head to `head`.
 #[must_use]
 pub fn respond(request: &Request<'_>, context: &Context<'_>, head: &mut Head) -> Answer {
-    let Request { keep_alive, expects_continue, http_1_1, .. } = *request;
+    let Request { keep_alive, expects_continue, version, .. } = *request;
     if context.sink && request.method == Method::Post && is_sink(request.target) {
         return match request.body {
-            Body::Length(length) => {
-                Answer::Sink(Sink { length, close: !keep_alive, expects_continue, http_1_0: !http_1_1 })
-            }
+            Body::Length(length) => Answer::Sink(Sink { length, close: !keep_alive, expects_continue, version }),
             Body::Chunked => Answer::Now(refuse(411, context.date, head)),
         };
     }
@@ -124,7 +122,7 @@ pub fn respond(request: &Request<'_>, context: &Context<'_>, head: &mut Head) ->
         Method::Get | Method::Head => plan(request, context),
     };
     let no_body = request.method == Method::Head;
-    write_or_refuse(head, &plan, HeadOptions { no_body, close, http_1_0: !http_1_1, date: context.date });
+    write_or_refuse(head, &plan, HeadOptions { no_body, close, version, date: context.date });
     Answer::Now(Response {
         content: if no_body { Content::Nothing } else { plan.content },
         then: AfterResponse::new(close, request.body != Body::Length(0)),
@@ -141,7 +139,7 @@ fn is_sink(target: &str) -> bool {
 pub fn respond_to_sink(sink: Sink, date: Option<&str>, head: &mut Head) -> Response {
     let count = Decimal::of(sink.length);
     let plan = Plan { length: Some(count.as_str().len() as u64 + 1), ..Plan::status(200) };
-    write_or_refuse(head, &plan, HeadOptions { no_body: false, close: sink.close, http_1_0: sink.http_1_0, date });
+    write_or_refuse(head, &plan, HeadOptions { no_body: false, close: sink.close, version: sink.version, date });
     // The number fits after such a head.
     let _ = head.write_str(count.as_str()).and_then(|()| head.write_str("\n"));
     Response { content: Content::Nothing, then: AfterResponse::new(sink.close, false), discard: 0 }
@@ -150,7 +148,11 @@ pub fn respond_to_sink(sink: Sink, date: Option<&str>, head: &mut Head) -> Respo
 /// Writes the head of the response to something that is no valid request to `head`.
 #[must_use]
 pub fn refuse(status: u16, date: Option<&str>, head: &mut Head) -> Response {
-    write_or_refuse(head, &Plan::status(status), HeadOptions { no_body: false, close: true, http_1_0: false, date });
+    write_or_refuse(
+        head,
+        &Plan::status(status),
+        HeadOptions { no_body: false, close: true, version: Version::Http11, date },
+    );
     Response { content: Content::Nothing, then: AfterResponse::Linger, discard: 0 }
 }
 

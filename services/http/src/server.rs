@@ -46,8 +46,8 @@ pub struct Http<S, M> {
     policy: [u8; 32],
     boot: Instant,
     site_bytes: &'static [u8],
-    /// tcpip can send from the archive by itself.
-    archive_shared: bool,
+    /// The archive, if tcpip can send from it by itself. Otherwise empty.
+    shared_archive: &'static [u8],
     /// Peers may send to `/sink`.
     sink: bool,
     /// The connections up to the highest index that was ever in use. There is room for
@@ -117,7 +117,7 @@ impl<S: System, M: Memory> Http<S, M> {
             layout,
             site,
             site_bytes: caps.site,
-            archive_shared: false,
+            shared_archive: &[],
             sink,
             connections,
             max_connections: if room { layout.connections } else { 0 },
@@ -144,7 +144,7 @@ impl<S: System, M: Memory> Http<S, M> {
         match reply {
             Reply::Network { address: [0, 0, 0, 0], constant } => {
                 self.reset_all();
-                self.archive_shared = constant > 0 && constant == self.site_bytes.len() as u64;
+                self.shared_archive = if constant == self.site_bytes.len() as u64 { self.site_bytes } else { &[] };
             }
             Reply::Network { address: [a, b, c, d], .. } => {
                 self.console.line(format_args!("listening on port {PORT}: http://{a}.{b}.{c}.{d}/"));
@@ -358,7 +358,7 @@ impl<S: System, M: Memory> Http<S, M> {
                 uptime: now.since(self.boot),
                 date: self.date.as_ref().map(Stamp::as_str),
             },
-            constant: if self.archive_shared { self.site_bytes } else { &[] },
+            constant: self.shared_archive,
         };
         let (mut more, mut kept) = (false, 0);
         for at in 0..self.ready.len() {
