@@ -9,7 +9,7 @@ use super::phase::{
     Area, Connecting, Connection, ConnectionStep, Device, Features, Grants, Negotiating, NegotiationStep, Next, Offer,
     Phase, Probe, Publication, PublicationStep, References, Shared, Watches,
 };
-use super::{ABSENT_TIME, Closing, ClosingStep, Exchange, Handshake, MAX_CONFLICTS, MTU, Note, POLL};
+use super::{ABSENT_TIME, Closing, ClosingStep, CommandState, Handshake, MAX_CONFLICTS, MTU, Note, POLL};
 use crate::keys::{self, Backend};
 
 /// The result of reading the back end's state.
@@ -24,10 +24,10 @@ enum StateRead {
 impl Handshake {
     /// Handles the answer of the XenStore service.
     pub fn store_answered(&mut self, result: Result<Value, StoreError>, now: Instant) {
-        let outdated = match self.exchange {
-            Exchange::Idle | Exchange::Due => return,
-            Exchange::Verifying => return self.backend_verified(result, now),
-            Exchange::Waiting { outdated } => outdated,
+        let outdated = match self.command_state {
+            CommandState::Idle | CommandState::Due => return,
+            CommandState::Verifying => return self.backend_verified(result, now),
+            CommandState::Waiting { outdated } => outdated,
         };
         match self.phase {
             Phase::WatchingDevice => self.device_watched(result, now),
@@ -150,7 +150,7 @@ impl Handshake {
 
     /// Handles the device's `backend` node, which was read during or while making a connection.
     fn backend_verified(&mut self, result: Result<Value, StoreError>, now: Instant) {
-        self.exchange = Exchange::Due;
+        self.command_state = CommandState::Due;
         let (Phase::Negotiating(Negotiating { device, .. })
         | Phase::Connecting(Connecting { offer: Offer { device, .. }, .. })
         | Phase::Up(Connection { offer: Offer { device, .. }, .. })) = &self.phase
@@ -172,7 +172,8 @@ impl Handshake {
             Err(StoreError::NotFound | StoreError::Access) => self.fail_gone("the network device is gone", now),
             Err(error) => {
                 self.note_about("backend", unreadable(error));
-                (self.device_changed, self.exchange, self.next_poll) = (true, Exchange::Idle, Some(now + POLL));
+                (self.device_changed, self.command_state, self.next_poll) =
+                    (true, CommandState::Idle, Some(now + POLL));
             }
         }
     }
@@ -300,7 +301,7 @@ impl Handshake {
                 StateRead::Nothing
             }
         };
-        self.exchange = if outdated { Exchange::Due } else { Exchange::Idle };
+        self.command_state = if outdated { CommandState::Due } else { CommandState::Idle };
         if self.is_up() {
             self.step_deadline = None;
         }
@@ -353,7 +354,7 @@ impl Handshake {
         let (grants::Reply::Issued { rule, .. } | grants::Reply::Refused { rule } | grants::Reply::Ended { rule, .. }) =
             reply;
         let Some(area) = Area::ALL.into_iter().find(|area| self.rules[*area].rule == rule) else { return };
-        let under_way = self.exchange.is_under_way();
+        let under_way = self.command_state.is_under_way();
         let granting = under_way && self.phase.area_to_grant() == Some(area);
         let ending = under_way && self.phase.area_to_end() == Some(area);
         match reply {
@@ -400,7 +401,7 @@ impl Handshake {
         else {
             return;
         };
-        if !self.exchange.is_under_way() {
+        if !self.command_state.is_under_way() {
             return;
         }
         match ports {

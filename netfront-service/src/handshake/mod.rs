@@ -108,7 +108,7 @@ impl fmt::Display for Note {
 
 /// The progress of the step's command.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Exchange {
+enum CommandState {
     /// None is needed until a watch fires, or until the time of the next poll.
     Idle,
     /// It is the next command.
@@ -120,10 +120,10 @@ enum Exchange {
     Verifying,
 }
 
-impl Exchange {
+impl CommandState {
     /// Returns `true` if a command has no answer yet.
     fn is_under_way(self) -> bool {
-        matches!(self, Exchange::Waiting { .. } | Exchange::Verifying)
+        matches!(self, CommandState::Waiting { .. } | CommandState::Verifying)
     }
 }
 
@@ -133,7 +133,7 @@ pub struct Handshake {
     /// Received frames may take several slots, be unsplit, and lack their checksums.
     receive_offloads: bool,
     phase: Phase,
-    exchange: Exchange,
+    command_state: CommandState,
     /// The time at which the step has taken too long, or a pause ends.
     step_deadline: Option<Instant>,
     /// The time at which a state is read again even if its watch has not fired.
@@ -164,7 +164,7 @@ impl Handshake {
             rules: PerArea(rules),
             receive_offloads,
             phase: Phase::WatchingDevice,
-            exchange: Exchange::Due,
+            command_state: CommandState::Due,
             step_deadline: None,
             next_poll: None,
             watches: Watches::None,
@@ -203,7 +203,7 @@ impl Handshake {
 
     /// Returns the next time at which [`Self::tick`] has work.
     pub fn deadline(&self) -> Option<Instant> {
-        let poll = self.next_poll.filter(|_| !self.exchange.is_under_way());
+        let poll = self.next_poll.filter(|_| !self.command_state.is_under_way());
         Instant::earlier(self.step_deadline, poll)
     }
 
@@ -231,7 +231,7 @@ impl Handshake {
     #[inline(never)] // Called often in the source but rarely at run time: inlining only adds size.
     fn enter(&mut self, phase: Phase, now: Instant) {
         self.step_deadline = phase.time_limit().map(|limit| now + limit);
-        (self.phase, self.exchange, self.next_poll) = (phase, Exchange::Due, None);
+        (self.phase, self.command_state, self.next_poll) = (phase, CommandState::Due, None);
     }
 
     /// Starts over after a pause.
@@ -293,7 +293,7 @@ impl Handshake {
     fn has_open_transaction(&self) -> bool {
         match self.phase {
             Phase::Connecting(Connecting { step: ConnectionStep::Publish(_, step), .. }) => {
-                step != PublicationStep::Begin || self.exchange.is_under_way()
+                step != PublicationStep::Begin || self.command_state.is_under_way()
             }
             _ => false,
         }
@@ -304,7 +304,9 @@ impl Handshake {
         let offer = match &self.phase {
             Phase::Up(Connection { offer, .. })
             | Phase::Connecting(Connecting { offer, step: ConnectionStep::AwaitConnected }) => offer,
-            Phase::Connecting(Connecting { offer, step: ConnectionStep::Connect }) if self.exchange.is_under_way() => {
+            Phase::Connecting(Connecting { offer, step: ConnectionStep::Connect })
+                if self.command_state.is_under_way() =>
+            {
                 offer
             }
             _ => return None,
@@ -357,23 +359,23 @@ impl Handshake {
             self.device_changed = true;
             self.logged.clear();
         }
-        self.exchange = match self.exchange {
-            Exchange::Idle | Exchange::Due => Exchange::Due,
-            Exchange::Waiting { .. } => Exchange::Waiting { outdated: true },
-            Exchange::Verifying => Exchange::Verifying,
+        self.command_state = match self.command_state {
+            CommandState::Idle | CommandState::Due => CommandState::Due,
+            CommandState::Waiting { .. } => CommandState::Waiting { outdated: true },
+            CommandState::Verifying => CommandState::Verifying,
         };
     }
 
     /// Makes the last command due again, because it could not be sent.
     pub fn command_unsent(&mut self) {
-        self.device_changed |= self.exchange == Exchange::Verifying;
-        self.exchange = Exchange::Due;
+        self.device_changed |= self.command_state == CommandState::Verifying;
+        self.command_state = CommandState::Due;
     }
 
     /// Handles the deadlines that have passed.
     pub fn tick(&mut self, now: Instant) {
-        if !self.exchange.is_under_way() && self.next_poll.is_some_and(|poll| now >= poll) {
-            (self.exchange, self.next_poll) = (Exchange::Due, None);
+        if !self.command_state.is_under_way() && self.next_poll.is_some_and(|poll| now >= poll) {
+            (self.command_state, self.next_poll) = (CommandState::Due, None);
         }
         if self.step_deadline.is_none_or(|deadline| now < deadline) {
             return;
@@ -382,7 +384,7 @@ impl Handshake {
             Phase::Paused => self.enter(Phase::WatchingDevice, now),
             Phase::Up(_) => {
                 self.command_unsent();
-                (self.exchange, self.step_deadline, self.next_poll) = (Exchange::Idle, None, Some(now + POLL));
+                (self.command_state, self.step_deadline, self.next_poll) = (CommandState::Idle, None, Some(now + POLL));
             }
             Phase::Connecting(connecting @ Connecting { step: ConnectionStep::AwaitFree, .. }) => {
                 self.expect_grants_where_mapped();

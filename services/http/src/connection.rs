@@ -24,9 +24,9 @@ const IDLE_TIME: Duration = Duration::from_secs(15);
 /// How far a peer may be behind the least rate, in ns. It is measured while a request's body is
 /// due, or a response is not taken.
 const MAX_BEHIND: u64 = 30_000_000_000;
-/// How far behind a peer is spared even if others wait to connect, in ns. tcpip reports what it
+/// How far a peer may be behind while others wait to connect, in ns. tcpip reports what it
 /// sends of the archive once a second.
-const SPARED_BEHIND: u64 = 2_000_000_000;
+const MAX_BEHIND_PRESSED: u64 = 2_000_000_000;
 /// The time that a byte takes at the least rate of 500 bytes a second, in ns.
 const NS_PER_BYTE: u64 = 2_000_000;
 /// The same while others wait to connect: 16,000 bytes a second.
@@ -184,20 +184,20 @@ pub struct Connection {
     last_progress: Instant,
     /// How much longer its peer may be behind the least rate. Each byte adds the time that it takes
     /// at that rate, up to [`MAX_BEHIND`]. A new request or response adds nothing.
-    patience: Patience,
+    allowance: SlowAllowance,
     /// Its timer has expired since it was last served.
     timer_expired: bool,
     /// The list that it is in, and since when.
     pub list: Option<(usize, Instant)>,
 }
 
-/// The time for which a peer may still be slow.
+/// How much longer a peer may be slow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Patience {
-    /// Nothing is due from the peer. This much time is left for later, in ns.
-    Left(u64),
-    /// Something is due. The connection is ended at this time.
-    Until(Instant),
+enum SlowAllowance {
+    /// Nothing is due from the peer, so the time stands still. This much is left, in ns.
+    Stopped(u64),
+    /// Something is due, and the time runs. The connection is ended at this time.
+    Running(Instant),
 }
 
 /// Returns the time `nanoseconds` after `start`.
@@ -205,9 +205,9 @@ fn after(start: Instant, nanoseconds: u64) -> Instant {
     Instant(start.0.saturating_add(nanoseconds))
 }
 
-impl Default for Patience {
+impl Default for SlowAllowance {
     fn default() -> Self {
-        Patience::Left(MAX_BEHIND)
+        SlowAllowance::Stopped(MAX_BEHIND)
     }
 }
 
@@ -277,33 +277,35 @@ impl Connection {
     /// connect.
     pub fn on_progress(&mut self, bytes: u32, pressed: bool, now: Instant) {
         let gained = u64::from(bytes) * if pressed { NS_PER_BYTE_PRESSED } else { NS_PER_BYTE };
-        self.patience = match self.patience {
-            Patience::Left(left) => Patience::Left((left + gained).min(MAX_BEHIND)),
-            Patience::Until(end) => Patience::Until(after(end, gained).min(after(now, MAX_BEHIND))),
+        self.allowance = match self.allowance {
+            SlowAllowance::Stopped(left) => SlowAllowance::Stopped((left + gained).min(MAX_BEHIND)),
+            SlowAllowance::Running(end) => SlowAllowance::Running(after(end, gained).min(after(now, MAX_BEHIND))),
         };
     }
 
     /// Lets the peer's time run while something is due from it, and stops it otherwise.
-    pub fn update_patience(&mut self, now: Instant) {
-        match self.patience {
-            Patience::Left(left) if self.is_busy() => self.patience = Patience::Until(after(now, left)),
-            Patience::Until(end) if !self.is_busy() => self.patience = Patience::Left(end.0.saturating_sub(now.0)),
-            Patience::Left(_) | Patience::Until(_) => {}
+    pub fn update_allowance(&mut self, now: Instant) {
+        match self.allowance {
+            SlowAllowance::Stopped(left) if self.is_busy() => self.allowance = SlowAllowance::Running(after(now, left)),
+            SlowAllowance::Running(end) if !self.is_busy() => {
+                self.allowance = SlowAllowance::Stopped(end.0.saturating_sub(now.0))
+            }
+            SlowAllowance::Stopped(_) | SlowAllowance::Running(_) => {}
         }
     }
 
     /// Returns when the peer has been behind for too long.
-    fn patience_ends(&self) -> Instant {
-        match self.patience {
-            Patience::Left(left) => after(self.last_progress, left),
-            Patience::Until(end) => end,
+    fn allowance_ends(&self) -> Instant {
+        match self.allowance {
+            SlowAllowance::Stopped(left) => after(self.last_progress, left),
+            SlowAllowance::Running(end) => end,
         }
     }
 
     /// Returns when the present transfer may be ended for others that wait to connect.
-    pub fn spared_until(&self) -> Option<Instant> {
+    pub fn reclaimable_at(&self) -> Option<Instant> {
         let busy = matches!(self.state, State::Open | State::Lingering) && self.is_busy();
-        busy.then(|| Instant(self.patience_ends().0.saturating_sub(MAX_BEHIND - SPARED_BEHIND)))
+        busy.then(|| Instant(self.allowance_ends().0.saturating_sub(MAX_BEHIND - MAX_BEHIND_PRESSED)))
     }
 
     /// Ends it for others that wait to connect.
@@ -410,7 +412,7 @@ impl Connection {
         Some(match self.state {
             State::Free | State::Ending(_) | State::Ended => return None,
             State::Lingering if self.is_sent() => self.last_progress + LINGER_TIME,
-            _ if self.is_busy() => self.patience_ends(),
+            _ if self.is_busy() => self.allowance_ends(),
             _ if self.available > 0 || !self.served => self.last_progress + REQUEST_TIME,
             _ => self.last_progress + IDLE_TIME,
         })
@@ -468,12 +470,12 @@ impl Connection {
                 return !behind && (self.unreported_consumed == 0 || !open);
             }
         };
-        let told = push(ask);
-        if told {
+        let sent = push(ask);
+        if sent {
             self.state = State::Ended;
         }
         self.free();
-        told
+        sent
     }
 
     fn free(&mut self) {

@@ -21,12 +21,12 @@ use crate::site::Site;
 /// The port that is served.
 const PORT: u16 = 80;
 /// The number of connections that should be free while others wait to connect.
-const WANTED_FREE: usize = 8;
+const FREE_TARGET: usize = 8;
 /// The time for which an idle connection is kept while others wait to connect.
-const GRACE: Duration = Duration::from_millis(50);
+const IDLE_TIME_PRESSED: Duration = Duration::from_millis(50);
 /// The time that a connection may take to complete a request while others wait to connect. Only
-/// [`GRACE`] while fewer than half of [`WANTED_FREE`] are free.
-const REQUEST_GRACE: Duration = Duration::from_secs(3);
+/// [`IDLE_TIME_PRESSED`] while fewer than half of [`FREE_TARGET`] are free.
+const REQUEST_TIME_PRESSED: Duration = Duration::from_secs(3);
 /// The shortest time between two transfers that are ended for others.
 const TRANSFER_INTERVAL: Duration = Duration::from_millis(25);
 /// How often the clock is asked for the date.
@@ -150,7 +150,7 @@ impl<S: System, M: Memory> Http<S, M> {
                 self.console.line(format_args!("listening on port {PORT}: http://{a}.{b}.{c}.{d}/"));
             }
             Reply::Pressure { free } => {
-                self.connections_needed = WANTED_FREE.saturating_sub(usize::from(free) + self.ending);
+                self.connections_needed = FREE_TARGET.saturating_sub(usize::from(free) + self.ending);
                 self.idle_to_end = self.connections_needed.max(1);
             }
             Reply::Accepted { connection, .. } => {
@@ -261,7 +261,7 @@ impl<S: System, M: Memory> Http<S, M> {
     /// behind, one at a time, because peers that come back at once would take the places of many.
     fn free_connections(&mut self, now: Instant) -> Option<Instant> {
         while self.idle_to_end > 0 {
-            match self.due(IDLE, GRACE) {
+            match self.due(IDLE, IDLE_TIME_PRESSED) {
                 Some((_, due)) if now < due => return Some(due),
                 Some((index, _)) => self.end_for_others(index),
                 None => break,
@@ -271,7 +271,8 @@ impl<S: System, M: Memory> Http<S, M> {
         self.idle_to_end = 0;
         let mut next = None;
         while self.connections_needed > 0 {
-            let grace = if self.connections_needed > WANTED_FREE / 2 { GRACE } else { REQUEST_GRACE };
+            let grace =
+                if self.connections_needed > FREE_TARGET / 2 { IDLE_TIME_PRESSED } else { REQUEST_TIME_PRESSED };
             match self.due(REQUESTING, grace) {
                 Some((index, due)) if now >= due => self.end_for_others(index),
                 waits => {
@@ -314,10 +315,10 @@ impl<S: System, M: Memory> Http<S, M> {
         self.connections_needed = self.connections_needed.saturating_sub(1);
     }
 
-    /// Returns the transfer that is farthest behind, and until when it is spared.
+    /// Returns the transfer that is farthest behind, and when it may be ended for others.
     fn slowest(&self) -> Option<(Instant, u16)> {
         let transfers = self.connections.iter().zip(0..);
-        transfers.filter_map(|(connection, index)| Some((connection.spared_until()?, index))).min()
+        transfers.filter_map(|(connection, index)| Some((connection.reclaimable_at()?, index))).min()
     }
 
     /// Asks the clock for the date, if it may have changed.
@@ -373,7 +374,7 @@ impl<S: System, M: Memory> Http<S, M> {
             let requests = &mut self.socket.requests;
             let sent = connection.send_requests(index, |ask| requests.push(&ask).is_ok());
             self.ending = self.ending + usize::from(connection.is_ending()) - usize::from(was);
-            connection.update_patience(now);
+            connection.update_allowance(now);
             file(connection, index, &mut self.reclaimable, &mut self.timers);
             more |= again;
             if again || !sent {

@@ -297,21 +297,21 @@ fn a_path_without_recent_losses_is_probed_late_and_others_early() {
 fn too_few_bytes_for_a_frame_wait_for_the_next_acknowledgement() {
     let (mut recovery, now) = (opened(), Instant(1_000_000_000));
     let enough = 2 * WHOLE;
-    assert!(!recovery.defers(100, enough), "no acknowledgement is to come");
+    assert!(!recovery.holds_back(100, enough), "no acknowledgement is to come");
     wait_for_four(&mut recovery, FIRST, now);
-    assert!(recovery.defers(4 * WHOLE + 1, enough) && recovery.defers(6 * WHOLE - 1, enough));
-    assert!(!recovery.defers(6 * WHOLE, enough), "it is a whole frame");
-    assert!(!recovery.defers(4 * WHOLE, enough), "there is nothing, so that an acknowledgement of ours may go");
-    assert!(!recovery.defers(4 * WHOLE + 1, 0), "nothing follows it");
+    assert!(recovery.holds_back(4 * WHOLE + 1, enough) && recovery.holds_back(6 * WHOLE - 1, enough));
+    assert!(!recovery.holds_back(6 * WHOLE, enough), "it is a whole frame");
+    assert!(!recovery.holds_back(4 * WHOLE, enough), "there is nothing, so that an acknowledgement of ours may go");
+    assert!(!recovery.holds_back(4 * WHOLE + 1, 0), "nothing follows it");
     // What is lost is sent again in any case.
     let mut silent = now + recovery.deadline(WHOLE).expect("data on their way").since(now);
-    assert!(recovery.begin_round(WHOLE, silent) && !recovery.defers(4 * WHOLE + 1, enough));
+    assert!(recovery.begin_round(WHOLE, silent) && !recovery.holds_back(4 * WHOLE + 1, enough));
     recovery.on_sent(outgoing(FIRST.wrapping_add(3 * WHOLE), WHOLE), silent);
     silent = silent + TRIP;
     // A peer with a closed window sends no acknowledgement until it is asked.
     let shut = Segment { window: 0, ..acknowledgement(FIRST.wrapping_add(WHOLE)) };
     recovery.on_received(&shut, true, &[None; 3], WHOLE, silent);
-    assert!(!recovery.defers(3 * WHOLE + 1, enough));
+    assert!(!recovery.holds_back(3 * WHOLE + 1, enough));
 }
 
 #[test]

@@ -43,7 +43,7 @@ const MAX_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A round of repeats.
 #[derive(Clone, Copy, Debug)]
-struct Round {
+struct RepeatRound {
     /// The time at which the last repeat was sent.
     at: Instant,
     /// The range `from..to` is sent again, except for what the peer has.
@@ -74,7 +74,7 @@ pub struct Recovery {
     last_sack: Instant,
     /// The number of timeouts since the last progress.
     timeouts: u8,
-    round: Option<Round>,
+    round: Option<RepeatRound>,
     /// The smoothed round-trip time.
     rtt: Option<Duration>,
     /// The measurement under way: the end of a segment, and when it was sent.
@@ -327,7 +327,7 @@ impl Recovery {
             self.congestion.on_loss(self.highest_sent, mss);
             self.recovery_point = self.highest_sent;
         }
-        self.round = Some(Round { at: now, from, to, reach: self.highest_sent, arrived: false, probe });
+        self.round = Some(RepeatRound { at: now, from, to, reach: self.highest_sent, arrived: false, probe });
         // A segment that is sent twice measures nothing (Karn's algorithm). Others still do, so
         // that a longer path is noticed.
         self.sample.take_if(|(end, _)| *end > from);
@@ -361,9 +361,9 @@ impl Recovery {
         self.has_data_in_flight() && self.next >= self.highest_sent
     }
 
-    /// Returns `true` if the last of the `queued` bytes wait for more, because they are fewer than
-    /// `enough`. An acknowledgement, which makes room for more, is on its way.
-    pub fn defers(&self, queued: u32, enough: u32) -> bool {
+    /// Returns `true` if the last of the `queued` bytes are held back until more follow, because
+    /// they are fewer than `enough`. An acknowledgement, which makes room for more, is on its way.
+    pub fn holds_back(&self, queued: u32, enough: u32) -> bool {
         let left = queued.saturating_sub(self.highest_sent);
         self.is_caught_up() && 0 < left && left < enough
     }
