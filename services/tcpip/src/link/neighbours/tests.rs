@@ -61,7 +61,7 @@ proptest! {
         let mut neighbours = neighbours();
         let mut macs = std::collections::BTreeMap::new();
         for friend in 0..friends {
-            let arp_host = arp_host(1, friend, 0);
+            let host = arp_host(1, friend, 0);
             prop_assert_eq!(mac(&mut neighbours, host.address), None);
             neighbours.learn(host, false);
             macs.insert(friend, host);
@@ -72,11 +72,11 @@ proptest! {
                 Act::Silent(high, low) => prop_assert_eq!(mac(&mut neighbours, [10, 0, high, low]), None),
                 Act::Answer(high, low) => neighbours.learn(arp_host(high, low, 9), false),
                 Act::Send(friend) => {
-                    let arp_host = macs[&(friend % friends)];
+                    let host = macs[&(friend % friends)];
                     prop_assert_eq!(mac(&mut neighbours, host.address), Some(host.mac));
                 }
                 Act::Move(friend, mac) => {
-                    let arp_host = arp_host(1, friend % friends, mac);
+                    let host = arp_host(1, friend % friends, mac);
                     neighbours.learn(host, false);
                     macs.insert(friend % friends, host);
                 }
@@ -274,7 +274,7 @@ fn a_few_hosts_can_be_requested_however_many_are_in_use() {
 fn the_least_recently_used_neighbour_is_evicted() {
     let mut neighbours = neighbours();
     for low in 0..=255 {
-        let arp_host = arp_host(1, low, 0);
+        let host = arp_host(1, low, 0);
         neighbours.set_time(neighbours.now() + Duration::from_millis(10));
         assert_eq!(mac(&mut neighbours, host.address), None);
         neighbours.learn(host, false);
