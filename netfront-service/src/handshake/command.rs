@@ -5,7 +5,7 @@ use core::fmt::Write;
 use arrayvec::{ArrayString, ArrayVec};
 use cloister_caps::DomId;
 use cloister_caps::xen::xenbus::XenbusState;
-use cloister_interfaces::store::{Action, Path};
+use cloister_interfaces::store::{Action, PathLiteral};
 use cloister_interfaces::{Instant, PageRun, grants};
 
 use super::phase::{
@@ -182,8 +182,8 @@ fn closing_command(closing: &Closing) -> Option<Command> {
         ClosingStep::Stop => Some(Command::Stop),
         ClosingStep::Abort => Some(Command::Store(Action::Abort)),
         ClosingStep::Report => {
-            let path = Path::from("error/device/vif/0/error").unwrap_or_default();
-            Some(Command::Store(Action::Write(path, value(closing.report?.text()))))
+            const ERROR: PathLiteral = PathLiteral::new("error/device/vif/0/error");
+            Some(Command::Store(Action::Write(ERROR.into(), value(closing.report?.text()))))
         }
         ClosingStep::WriteClosing => Some(write_state(XenbusState::Closing)),
         ClosingStep::WriteClosed => Some(write_state(XenbusState::Closed)),

@@ -11,14 +11,11 @@ use core::time::Duration;
 
 use cloister_interfaces::capability::{Clock, Console, Power};
 use cloister_interfaces::control::{Control, Request as ControlRequest};
-use cloister_interfaces::store::{Action, Path, Reply, Request, Store, StoreError, Value};
+use cloister_interfaces::store::{Action, PathLiteral, Reply, Request, Store, StoreError, Value};
 use cloister_interfaces::{Client, Instant, Memory, Notifications, Service, System};
 
 /// The node that carries the toolstack's command.
-const SHUTDOWN: &str = "control/shutdown";
-/// The features of the domain, for the toolstack. It does no harm if a node cannot be written.
-const FEATURES: [(&str, &[u8]); 3] =
-    [("control/feature-poweroff", b"1"), ("control/feature-reboot", b"1"), ("control/feature-suspend", b"0")];
+const SHUTDOWN: PathLiteral = PathLiteral::new("control/shutdown");
 /// The time that tcpip has to close its connections.
 const QUIESCE_TIME: Duration = Duration::from_secs(10);
 /// The time that the XenStore service has to answer a request before the step is given up.
@@ -75,9 +72,42 @@ impl Command {
     }
 }
 
+/// A feature of the domain that the toolstack is told of. It does no harm if its node cannot be
+/// written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Feature {
+    PowerOff,
+    Reboot,
+    Suspend,
+}
+
+impl Feature {
+    /// Returns its node, and the digit in it: 1 if the domain has the feature.
+    fn node(self) -> (PathLiteral, u8) {
+        const POWER_OFF: PathLiteral = PathLiteral::new("control/feature-poweroff");
+        const REBOOT: PathLiteral = PathLiteral::new("control/feature-reboot");
+        const SUSPEND: PathLiteral = PathLiteral::new("control/feature-suspend");
+        match self {
+            Feature::PowerOff => (POWER_OFF, b'1'),
+            Feature::Reboot => (REBOOT, b'1'),
+            Feature::Suspend => (SUSPEND, b'0'),
+        }
+    }
+
+    /// Returns the step after its node was written.
+    fn next_step(self) -> Step {
+        match self {
+            Feature::PowerOff => Step::Feature(Feature::Reboot),
+            Feature::Reboot => Step::Feature(Feature::Suspend),
+            Feature::Suspend => Step::Watch,
+        }
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Step {
-    Feature(usize),
+    /// Writes the node of a feature.
+    Feature(Feature),
     Watch,
     Idle,
     /// The transaction that reads a command and acknowledges it.
@@ -157,7 +187,7 @@ impl<S: System, M: Memory> Controller<S, M> {
             power: caps.power,
             store: caps.store,
             control: caps.control,
-            step: Step::Feature(0),
+            step: Step::Feature(Feature::PowerOff),
             node: Node::Unwatched,
             conflicts: 0,
             next_id: 0,
@@ -191,8 +221,7 @@ impl<S: System, M: Memory> Controller<S, M> {
 
     fn handle_answer(&mut self, result: Result<Value, StoreError>, now: Instant) {
         self.step = match (self.step, result) {
-            (Step::Feature(index), _) if index + 1 < FEATURES.len() => Step::Feature(index + 1),
-            (Step::Feature(_), _) => Step::Watch,
+            (Step::Feature(feature), _) => feature.next_step(),
             // `Other` is a watch that an earlier run of this service has left.
             (Step::Watch, Ok(_) | Err(StoreError::Other)) => {
                 self.node = Node::Changed;
@@ -309,16 +338,15 @@ impl<S: System, M: Memory> Controller<S, M> {
     /// Sends the step's request to the XenStore service. Returns `false`: the next step waits for
     /// the answer.
     fn send_request(&mut self, now: Instant) -> bool {
-        let shutdown = || Path::from(SHUTDOWN).unwrap_or_default();
         let action = match self.step {
-            Step::Feature(index) => {
-                let (path, value) = FEATURES.get(index).copied().unwrap_or_default();
-                Action::Write(Path::from(path).unwrap_or_default(), value.iter().copied().collect())
+            Step::Feature(feature) => {
+                let (node, digit) = feature.node();
+                Action::Write(node.into(), Value::from_iter([digit]))
             }
-            Step::Watch => Action::Watch(shutdown(), 0),
+            Step::Watch => Action::Watch(SHUTDOWN.into(), 0),
             Step::Begin => Action::Begin,
-            Step::Read => Action::Read(shutdown()),
-            Step::Acknowledge(_) => Action::Write(shutdown(), Value::new()),
+            Step::Read => Action::Read(SHUTDOWN.into()),
+            Step::Acknowledge(_) => Action::Write(SHUTDOWN.into(), Value::new()),
             Step::Commit(_) => Action::Commit,
             Step::Abort(_) => Action::Abort,
             Step::Idle

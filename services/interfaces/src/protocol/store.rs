@@ -28,6 +28,34 @@ pub const MAX_VALUE: usize = 120;
 
 /// A XenStore path, absolute or relative to the domain's own directory.
 pub type Path = ArrayString<MAX_PATH>;
+/// A path that is written in the source.
+///
+/// # Holding one proves
+/// It is not longer than [`MAX_PATH`], so it is a [`Path`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PathLiteral(&'static str);
+
+impl PathLiteral {
+    /// Returns the path.
+    ///
+    /// # Panics
+    /// The text is longer than [`MAX_PATH`]. In a constant, this is an error of the compiler.
+    #[must_use]
+    pub const fn new(text: &'static str) -> Self {
+        assert!(text.len() <= MAX_PATH, "no longer than a path may be");
+        PathLiteral(text)
+    }
+}
+
+impl From<PathLiteral> for Path {
+    fn from(literal: PathLiteral) -> Path {
+        let mut path = Path::new();
+        // It fits: its length was checked when it was made.
+        let _ = path.try_push_str(literal.0);
+        path
+    }
+}
+
 /// The value of a node.
 pub type Value = ArrayVec<u8, MAX_VALUE>;
 
@@ -246,6 +274,8 @@ mod tests {
         ];
         replies.extend(StoreError::ALL.map(|error| Reply::Answer { id: 4, result: Err(error) }));
         check_round_trip(&replies);
+        const LITERAL: PathLiteral = PathLiteral::new("device/vif/0");
+        assert_eq!(<Path as From<PathLiteral>>::from(LITERAL), short);
         let too_long = [0, 0, 1, 0, MAX_PATH as u8 + 1];
         check_malformed::<Request>(&[
             (&[], 2, Defect::Tag),
