@@ -10,6 +10,7 @@ use core::time::Duration;
 
 use arrayvec::ArrayVec;
 use cloister_interfaces::capability::{Clock, Console, Entropy};
+use cloister_interfaces::rules::ClientIndex;
 use cloister_interfaces::socket::{ConnectionId, Layout, Socket};
 use cloister_interfaces::{Instant, Memory, Notifications, Server, Service, System};
 use smoltcp::iface::{Interface, PollResult, SocketSet};
@@ -162,12 +163,12 @@ impl<S: System, M: Memory> Stack<S, M> {
         }
         self.connections.time_wait.clear();
         let up = matches!(change, Change::Gained(_));
-        for client in 0..self.clients.len() {
+        for client in ClientIndex::first(self.clients.len()) {
             // Connections cannot go on with another address.
-            if self.connections.has_connections(client as u8) || !up {
+            if self.connections.has_connections(client) || !up {
                 self.void_client(client, now);
             }
-            if let Some(notices) = self.notices.get_mut(client) {
+            if let Some(notices) = self.notices.get_mut(client.index()) {
                 notices.up = up;
             }
         }

@@ -247,10 +247,7 @@ fn follow() -> Result<Ready, String> {
     let mut segment = cloister_tcpip::segment::Segment {
         key,
         port: 80,
-        opens: false,
-        syn: false,
-        reset: false,
-        plain: true,
+        flags: cloister_tcpip::segment::TcpFlags::ACK,
         options: false,
         data: 100,
         offset: frame::ETHERNET_HEADER + 40,

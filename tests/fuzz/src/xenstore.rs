@@ -4,7 +4,7 @@ use arbitrary::Arbitrary;
 use cloister_caps::Slot;
 use cloister_caps::xen::xs_wire::{CONNECTION, REQ_CONS, REQ_PROD, RING_SIZE, RSP_CONS, RSP_PROD};
 use cloister_interfaces::capability::{Clock, Console, Port};
-use cloister_interfaces::rules::{self, PathRule};
+use cloister_interfaces::rules::{self, ClientIndex, PathRule};
 use cloister_interfaces::store::{Action, Path, Reply, Request, Store, StoreError, Value};
 use cloister_interfaces::{Memory, Message, Service};
 use cloister_sim::{ChannelMemory, SharedMemory, Tampered, Xenstored};
@@ -31,7 +31,7 @@ const RING: u32 = RING_SIZE as u32;
 fn rules() -> &'static [u8] {
     thread_local! {
         static BLOB: &'static [u8] = {
-            let rules = RULES.map(|(client, path, [read, write, watch])| PathRule { client, read, write, watch, path });
+            let rules = RULES.map(|(client, path, [read, write, watch])| PathRule { client: ClientIndex(client), read, write, watch, path });
             rules::encode_rules(&rules).expect("short paths").leak()
         };
     }

@@ -3,6 +3,7 @@
 
 use core::time::Duration;
 
+use cloister_interfaces::rules::ClientIndex;
 use cloister_interfaces::socket::{ConnectionId, Constant, Reply, Request, Ring, Socket};
 use cloister_interfaces::{Instant, Memory, Server, System};
 use smoltcp::socket::tcp;
@@ -48,7 +49,7 @@ pub struct Streams<'a, M> {
 /// A connection as its application sees it.
 pub struct AppStream {
     /// The application: the index of its queue.
-    pub client: u8,
+    pub client: ClientIndex,
     accepted: Option<Peer>,
     /// The position of the next received byte in the in ring.
     in_position: u32,
@@ -85,7 +86,7 @@ pub struct AppStream {
 
 impl AppStream {
     /// Creates the stream of a connection that was just accepted.
-    pub fn new(client: u8, peer: Peer) -> Self {
+    pub fn new(client: ClientIndex, peer: Peer) -> Self {
         AppStream {
             client,
             accepted: Some(peer),
@@ -395,7 +396,7 @@ mod tests {
 
     #[test]
     fn an_acknowledgement_is_delayed_for_new_bytes_and_never_twice_in_a_row() {
-        let mut stream = AppStream::new(0, Peer { address: [10, 0, 0, 1], port: 5000, local_port: 80 });
+        let mut stream = AppStream::new(ClientIndex(0), Peer { address: [10, 0, 0, 1], port: 5000, local_port: 80 });
         assert!(!stream.delays_ack(), "nothing came");
         stream.unreported_in = 1;
         assert_eq!([(); 4].map(|()| stream.delays_ack()), [true, false, true, false]);

@@ -3,6 +3,7 @@
 use core::num::NonZeroU16;
 
 use cloister_interfaces::Instant;
+use cloister_interfaces::rules::ClientIndex;
 use cloister_interfaces::socket::Ring;
 use smoltcp::iface::{Interface, SocketHandle, SocketSet};
 use smoltcp::socket::tcp::{Socket, State};
@@ -61,7 +62,7 @@ pub struct Connection {
     /// The stage of its socket.
     pub stage: Stage,
     /// The application that listens to its port.
-    pub(super) client: u8,
+    pub(super) client: ClientIndex,
     /// It is in the queue of ready connections.
     pub(super) ready: bool,
     /// The deadlines once its application has closed it.
@@ -109,7 +110,7 @@ impl Connection {
             set: None,
             handle: SocketHandle::default(),
             stage: Stage::Unused,
-            client: 0,
+            client: ClientIndex(0),
             ready: false,
             closing: None,
             stream: None,

@@ -1,5 +1,6 @@
 //! What the daemon sends: answers to requests, and watch events.
 
+use cloister_interfaces::rules::ClientIndex;
 use cloister_interfaces::store::{Reply, StoreError, Value};
 use cloister_interfaces::{Memory, System};
 
@@ -69,7 +70,7 @@ impl<S: System, M: Memory> XenStore<S, M> {
         // Without the daemon's first event, the client would not look at what it missed.
         watch.pending = true;
         if error.is_some() {
-            self.console.line(format_args!("lost the watch of client {} on {}", watch.client, watch.path));
+            self.console.line(format_args!("lost the watch of {} on {}", watch.client, watch.path));
         }
     }
 
@@ -91,7 +92,7 @@ impl<S: System, M: Memory> XenStore<S, M> {
     /// Answers a client's request, by the daemon's answer or by an error.
     pub(super) fn finish_request(
         &mut self,
-        client: usize,
+        client: ClientIndex,
         id: u16,
         completion: Completion,
         result: Result<Header, StoreError>,
@@ -130,14 +131,14 @@ impl<S: System, M: Memory> XenStore<S, M> {
         self.answer_client(client, id, answer);
     }
 
-    pub(super) fn set_transaction(&mut self, client: usize, transaction: Transaction) {
-        if let Some(state) = self.clients.get_mut(client) {
+    pub(super) fn set_transaction(&mut self, client: ClientIndex, transaction: Transaction) {
+        if let Some(state) = self.clients.get_mut(client.index()) {
             state.transaction = transaction;
         }
     }
 
-    pub(super) fn answer_client(&mut self, client: usize, id: u16, result: Result<Value, StoreError>) {
-        if let Some(state) = self.clients.get_mut(client) {
+    pub(super) fn answer_client(&mut self, client: ClientIndex, id: u16, result: Result<Value, StoreError>) {
+        if let Some(state) = self.clients.get_mut(client.index()) {
             state.answer = Some(Reply::Answer { id, result });
             state.send_answer();
         }

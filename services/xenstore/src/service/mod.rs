@@ -7,6 +7,7 @@ use core::time::Duration;
 
 use arrayvec::{ArrayString, ArrayVec};
 use cloister_interfaces::capability::{Clock, Console, Port};
+use cloister_interfaces::rules::ClientIndex;
 use cloister_interfaces::store::{Reply, Store, StoreError};
 use cloister_interfaces::{Instant, Memory, Notifications, Server, Service, System};
 
@@ -75,7 +76,7 @@ enum Job {
     /// Aborts a transaction that was open for too long.
     AbortOverdue,
     Client {
-        client: usize,
+        client: ClientIndex,
         id: u16,
         completion: Completion,
     },
@@ -110,7 +111,7 @@ pub struct XenStore<S, M> {
     rules: Rules,
     clients: ArrayVec<ClientState<S, M>, MAX_CLIENTS>,
     /// The client whose request is taken next.
-    next_client: usize,
+    next_client: ClientIndex,
     watches: Watches,
     own_domid: ArrayString<5>,
     connection: Connection,
@@ -138,7 +139,7 @@ impl<S: System, M: Memory> XenStore<S, M> {
             port: caps.xenstore_events,
             rules: Rules::parse(caps.rules),
             clients: caps.store_clients.into_iter().map(client).collect(),
-            next_client: 0,
+            next_client: ClientIndex(0),
             watches: Watches::new(),
             own_domid: ArrayString::new(),
             connection: Connection::Dead,
@@ -253,7 +254,7 @@ impl<S: System, M: Memory> XenStore<S, M> {
 
     fn notify_changes(&mut self) {
         for watch in self.watches.iter_mut().filter(|watch| watch.pending) {
-            if let Some(state) = self.clients.get_mut(watch.client) {
+            if let Some(state) = self.clients.get_mut(watch.client.index()) {
                 watch.pending = state.server.replies.push(&Reply::Changed { token: watch.token }).is_err();
             }
         }

@@ -1,5 +1,6 @@
 //! What is sent to the daemon: the service's own requests, and those of clients that the policy allows.
 
+use cloister_interfaces::rules::ClientIndex;
 use cloister_interfaces::store::{Action, Path, Request, StoreError, Value};
 use cloister_interfaces::{Instant, Memory, System};
 
@@ -57,14 +58,15 @@ impl<S: System, M: Memory> XenStore<S, M> {
     pub(super) fn take_request(&mut self, now: Instant) -> bool {
         for _ in 0..self.clients.len() {
             let client = self.next_client;
-            self.next_client = (self.next_client + 1) % self.clients.len().max(1);
-            let Some(state) = self.clients.get_mut(client) else { continue };
+            self.next_client =
+                if client.index() + 1 < self.clients.len() { ClientIndex(client.0 + 1) } else { ClientIndex(0) };
+            let Some(state) = self.clients.get_mut(client.index()) else { continue };
             if state.answer.is_some() {
                 continue;
             }
             match state.server.requests.pop() {
                 None => continue,
-                Some(Err(malformed)) => self.console.line(format_args!("violation by client {client}: {malformed}")),
+                Some(Err(malformed)) => self.console.line(format_args!("violation by {client}: {malformed}")),
                 Some(Ok(Request { id, action })) => {
                     if let Err(error) = self.begin_action(client, id, action, now) {
                         self.answer_client(client, id, Err(error));
@@ -76,20 +78,19 @@ impl<S: System, M: Memory> XenStore<S, M> {
         false
     }
 
-    fn check_permission(&self, client: usize, right: Right, path: &Path) -> Result<(), StoreError> {
-        let number = u8::try_from(client).map_err(|_| StoreError::Policy)?;
-        if self.rules.allows(number, right, path, &self.own_domid) {
+    fn check_permission(&self, client: ClientIndex, right: Right, path: &Path) -> Result<(), StoreError> {
+        if self.rules.allows(client, right, path, &self.own_domid) {
             return Ok(());
         }
         let shown = path.as_bytes().escape_ascii();
-        self.console.line(format_args!("refused client {client}: no path rule lets it {right} {shown}"));
+        self.console.line(format_args!("refused {client}: no path rule lets it {right} {shown}"));
         Err(StoreError::Policy)
     }
 
     /// Returns the number of the transaction that a client's action is in, or 0 for none. Returns
     /// `None` if the action was answered already.
-    fn transaction_for(&mut self, client: usize, id: u16, action: &Action) -> Result<Option<u32>, StoreError> {
-        match (self.clients.get(client).map_or(Transaction::None, |state| state.transaction), action) {
+    fn transaction_for(&mut self, client: ClientIndex, id: u16, action: &Action) -> Result<Option<u32>, StoreError> {
+        match (self.clients.get(client.index()).map_or(Transaction::None, |state| state.transaction), action) {
             (Transaction::None, _) => return Ok(Some(0)),
             (Transaction::Open { number, .. }, _) => return Ok(Some(number)),
             (Transaction::Lost, Action::Watch(..) | Action::Unwatch(..)) => return Ok(Some(0)),
@@ -107,7 +108,7 @@ impl<S: System, M: Memory> XenStore<S, M> {
         }
     }
 
-    fn begin_action(&mut self, client: usize, id: u16, action: Action, now: Instant) -> Result<(), StoreError> {
+    fn begin_action(&mut self, client: ClientIndex, id: u16, action: Action, now: Instant) -> Result<(), StoreError> {
         match &action {
             Action::Read(path) | Action::List(path) => self.check_permission(client, Right::Read, path)?,
             Action::Write(path, _) | Action::Remove(path) => self.check_permission(client, Right::Write, path)?,
