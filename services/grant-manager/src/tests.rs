@@ -7,7 +7,7 @@ use std::rc::Rc;
 use cloister_caps::{DomId, GrantRef, Operation, Slot, Status};
 use cloister_interfaces::capability::{Clock, Console, GrantRule};
 use cloister_interfaces::grants::{Grants, Reply, Request};
-use cloister_interfaces::rules::{self, ClientGrantRule};
+use cloister_interfaces::rules::{self, ClientGrantRule, ClientIndex, RuleIndex};
 use cloister_interfaces::{Client, Instant, Notifications, PageRun, Service};
 use cloister_sim::{Recorder, SharedMemory, channel, rewrite_last};
 use proptest::prelude::*;

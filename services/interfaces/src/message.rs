@@ -74,7 +74,7 @@ impl Malformed {
 
 impl fmt::Display for Malformed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (offset, what) = match self {
+        let (offset, what) = match *self {
             Malformed::QueueIndex => return f.write_str("more messages than the queue holds"),
             Malformed::Field { offset, defect } => (offset, defect),
         };

@@ -48,6 +48,7 @@ impl PathLiteral {
 }
 
 impl From<PathLiteral> for Path {
+    #[inline(never)] // Inline, it is a copy of a whole path each time.
     fn from(literal: PathLiteral) -> Path {
         let mut path = Path::new();
         // It fits: its length was checked when it was made.
