@@ -48,7 +48,7 @@ impl Search<'_> {
             Subject::Service(service) => {
                 self.by_own_capability(service, object, op).or_else(|| self.by_request(service, object, op))
             }
-            outside => self.from_outside(outside, object, op),
+            outside => self.by_outsider(outside, object, op),
         }
     }
 
@@ -192,7 +192,7 @@ impl Search<'_> {
         })
     }
 
-    fn from_outside(&self, subject: Subject, object: Object, op: Op) -> Option<Derivation> {
+    fn by_outsider(&self, subject: Subject, object: Object, op: Op) -> Option<Derivation> {
         let one = |rule| Some(Derivation { amount: 1, rules: vec![rule] });
         match object {
             Object::Region(region) if matches!(op, Op::Read | Op::Write) => match subject {
