@@ -12,6 +12,7 @@ pub mod handshake;
 pub mod keys;
 mod pace;
 pub mod pages;
+pub mod request;
 pub mod ring;
 pub mod rx;
 mod service;

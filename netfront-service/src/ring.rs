@@ -213,18 +213,5 @@ impl<M: Memory, const SLOT: usize> FrontRing<M, SLOT> {
     }
 }
 
-/// The reason why a request of tcpip is denied.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Refusal {
-    /// The page is not in the pool.
-    Page,
-    /// The page does not belong to tcpip.
-    Owner,
-    /// No frame has this length.
-    Length,
-    /// The link has not offered this offload.
-    Offload,
-}
-
 #[cfg(test)]
 mod tests;

@@ -17,7 +17,8 @@ use cloister_interfaces::net::{RxPage, RxRun};
 use cloister_interfaces::{Memory, PageOffset};
 
 use crate::pages::{MAX_PAGES, PageSet};
-use crate::ring::{Anomaly, FrontRing, Refusal, Violation};
+use crate::request::RequestViolation;
+use crate::ring::{Anomaly, FrontRing, Violation};
 use crate::tx::MIN_LENGTH;
 
 /// The size of a request, of a response ([`RxResponse`](cloister_caps::xen::netif::RxResponse)) and
@@ -150,15 +151,15 @@ impl<M: Memory> Receive<M> {
     ///
     /// # Errors
     /// Not all of them are tcpip's. Pages before the first such page may have been taken back.
-    pub fn take_back(&mut self, RxRun(run): RxRun) -> Result<(), Refusal> {
+    pub fn take_back(&mut self, RxRun(run): RxRun) -> Result<(), RequestViolation> {
         if run.last() >= self.pages {
-            return Err(Refusal::Page);
+            return Err(RequestViolation::Page);
         }
         let end = run.last() + 1;
         for page in (run.first()..end).step_by(63) {
             let count = (end - page).min(63);
             if !self.lent.contains_all(page, count) {
-                return Err(Refusal::Owner);
+                return Err(RequestViolation::Owner);
             }
             self.lent.set_all(page, count, false);
             self.unposted.set_all(page, count, true);

@@ -11,7 +11,8 @@ use cloister_interfaces::{Client, Instant, Memory, Notifications, Server, Servic
 
 use crate::capabilities::Caps;
 use crate::handshake::{Command, Handshake};
-use crate::ring::{Refusal, Violation};
+use crate::request::RequestViolation;
+use crate::ring::Violation;
 use crate::rx::Receive;
 use crate::traffic::{Logged, PassResult, Traffic};
 use crate::tx::Transmit;
@@ -126,11 +127,11 @@ impl<S: System, M: Memory> Netfront<S, M> {
                 Some(Ok(store::Reply::Changed { token })) => self.handshake.watch_fired(token, now),
                 // The answer to a request that was given up.
                 Some(Ok(store::Reply::Answer { .. })) | None => {}
-                Some(Err(_)) => self.console.line(format_args!("malformed message from xenstore")),
+                Some(Err(malformed)) => self.console.line(format_args!("violation by xenstore: {malformed}")),
             }
             match reply {
                 Some(Ok(reply)) => self.handshake.grants_answered(reply, now),
-                Some(Err(_)) => self.console.line(format_args!("malformed message from grant-manager")),
+                Some(Err(malformed)) => self.console.line(format_args!("violation by grant-manager: {malformed}")),
                 None => {}
             }
         }
@@ -269,44 +270,35 @@ impl<S: System, M: Memory> Netfront<S, M> {
     fn handle_requests(&mut self) {
         let Some(net) = self.net.as_mut() else { return };
         let (transmit, receive, is_up) = (&mut self.transmit, &mut self.receive, matches!(self.link, Link::Up(_)));
-        let (mut close, mut refused) = (false, None);
+        let (mut close, mut violation) = (false, None);
         let taken = net.requests.pop_each(MAX_REQUESTS, |request| {
-            let refusal = match request {
+            let result = match request {
                 Ok(Request::Close) => {
                     close = true;
                     return;
                 }
                 _ if !is_up => return,
-                Ok(Request::Transmit { page, length, offload }) => transmit.submit(page, length, offload).err(),
-                Ok(Request::Receive { pages }) => receive.take_back(pages).err(),
-                Err(_) => {
-                    refused = refused.or(Some("a malformed message"));
-                    return;
-                }
+                Ok(Request::Transmit { page, length, offload }) => transmit.submit(page, length, offload),
+                Ok(Request::Receive { pages }) => receive.take_back(pages),
+                Err(malformed) => Err(RequestViolation::Malformed(malformed)),
             };
-            let what = refusal.map(|refusal| match refusal {
-                Refusal::Page => "a page that is not in the pool",
-                Refusal::Owner => "a page that is not its own",
-                Refusal::Length => "a frame of impossible length",
-                Refusal::Offload => "an offload that the link has not offered",
-            });
-            refused = refused.or(what);
+            violation = violation.or(result.err());
         });
         self.work_left |= taken == MAX_REQUESTS;
         if close {
             self.begin_close();
         }
-        if let Some(what) = refused {
-            self.log_refusal(what);
+        if let Some(violation) = violation {
+            self.log_request_violation(violation);
         }
     }
 
-    /// Logs a denied request of tcpip, the first of each connection.
-    fn log_refusal(&mut self, what: &str) {
+    /// Logs a request by which tcpip broke the protocol, the first of each connection.
+    fn log_request_violation(&mut self, violation: RequestViolation) {
         if let Link::Up(traffic) = &mut self.link
-            && traffic.mark_logged(Logged::REFUSAL)
+            && traffic.mark_logged(Logged::REQUEST_VIOLATION)
         {
-            self.console.line(format_args!("refused tcpip: {what} (logged once per connection)"));
+            self.console.line(format_args!("violation by tcpip: {violation} (logged once per connection)"));
         }
     }
 
@@ -363,7 +355,7 @@ impl<S: System, M: Memory> Netfront<S, M> {
 
     fn handle_violation(&mut self, violation: Violation) {
         let now = self.clock.now();
-        self.handshake.violated(violation.text(), now);
+        self.handshake.violated(violation, now);
         self.drive(now);
     }
 

@@ -47,8 +47,8 @@ bitflags! {
     pub struct Logged: u8 {
         /// An [`Anomaly`]: the values of those are the bits.
         const ANOMALIES = 0b1111;
-        /// A refusal.
-        const REFUSAL = 16;
+        /// A [`RequestViolation`](crate::request::RequestViolation).
+        const REQUEST_VIOLATION = 16;
         /// The beginning of polling.
         const POLLING = 32;
     }

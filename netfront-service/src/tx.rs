@@ -10,7 +10,8 @@ use cloister_interfaces::Memory;
 use cloister_interfaces::net::{Offload, Offloads, TxPage};
 
 use crate::pages::{MAX_PAGES, PageQueue, PageSet};
-use crate::ring::{Anomaly, FrontRing, Refusal, Violation};
+use crate::request::RequestViolation;
+use crate::ring::{Anomaly, FrontRing, Violation};
 
 /// The size of a request, and so of a slot, in bytes.
 const SLOT: usize = size_of::<TxRequest>();
@@ -105,28 +106,28 @@ impl<M: Memory> Transmit<M> {
     /// Takes a frame to send, and puts it on the ring now or when there is room.
     ///
     /// # Errors
-    /// tcpip may not send this frame.
-    pub fn submit(&mut self, TxPage(page): TxPage, length: u16, offload: Offload) -> Result<(), Refusal> {
+    /// tcpip broke the protocol: it cannot send this frame.
+    pub fn submit(&mut self, TxPage(page): TxPage, length: u16, offload: Offload) -> Result<(), RequestViolation> {
         let offered = match offload {
             Offload::None => true,
             Offload::Checksum => self.offloads.contains(Offloads::CHECKSUM),
             Offload::Segments(_) => self.offloads.contains(Offloads::SEGMENTS),
         };
         if !offered {
-            return Err(Refusal::Offload);
+            return Err(RequestViolation::Offload);
         }
         // Only a frame that the back end splits may be longer than a page: the link's MTU is below
         // it.
         if length < MIN_LENGTH || !matches!(offload, Offload::Segments(_)) && usize::from(length) > PAGE_SIZE {
-            return Err(Refusal::Length);
+            return Err(RequestViolation::Length);
         }
         let frame = Frame { length, offload, unanswered: 0 };
-        let (pages, first) = (frame.page_count(), u8::try_from(page).map_err(|_| Refusal::Page)?);
+        let (pages, first) = (frame.page_count(), u8::try_from(page).map_err(|_| RequestViolation::Page)?);
         if page + pages > self.pages {
-            return Err(Refusal::Page);
+            return Err(RequestViolation::Page);
         }
         if self.in_flight.contains_any(page, pages) {
-            return Err(Refusal::Owner);
+            return Err(RequestViolation::Owner);
         }
         self.in_flight.set_all(page, pages, true);
         self.in_flight_count += u32::from(pages);

@@ -77,7 +77,7 @@ pub fn parse(name: &str, text: &str) -> Result<Checked, Report> {
     if !log.is_empty() {
         return Err(Report::refused(name, text, log));
     }
-    let sound = sound(name, text, policy);
+    let sound = sound(name, text, policy)?;
     sound.proved()?;
     let refused = |problem: String| {
         let mut log = Log::default();

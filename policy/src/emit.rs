@@ -123,7 +123,7 @@ mod tests {
     use cloister_caps::PAGE_SIZE;
     use cloister_caps::rights::Kind;
     use cloister_caps::tables::{Access, RawRecords, RegionKind, Tables};
-    use cloister_interfaces::rules::{ClientGrantRule, PathRule, decode_rules};
+    use cloister_interfaces::rules::{ClientGrantRule, ClientIndex, PathRule, RuleIndex, decode_rules};
 
     use super::*;
     use crate::checked::Checked;
@@ -320,7 +320,7 @@ mod tests {
         let policy = shipped("default.toml");
         let blob = data(&policy, "xenstore.rules");
         let paths: Vec<(u8, String, [bool; 3])> = decode_rules::<PathRule>(&blob)
-            .map(|rule| (rule.client, rule.path.to_string(), [rule.read, rule.write, rule.watch]))
+            .map(|rule| (rule.client.0, rule.path.to_string(), [rule.read, rule.write, rule.watch]))
             .collect();
         assert_eq!(paths.len(), 18);
         assert_eq!(paths[3], (0, "control/shutdown".into(), [true; 3]));
@@ -329,8 +329,13 @@ mod tests {
         let blob = data(&policy, "grant-manager.rules");
         let grants: Vec<ClientGrantRule> = decode_rules(&blob).collect();
         let expected = [(0, 2), (1, 128), (2, 128)];
-        let expected =
-            expected.map(|(rule, count)| ClientGrantRule { client: 0, rule, count, peer_first: 0, peer_last: 0 });
+        let expected = expected.map(|(rule, count)| ClientGrantRule {
+            client: ClientIndex(0),
+            rule: RuleIndex(rule),
+            count,
+            peer_first: 0,
+            peer_last: 0,
+        });
         assert_eq!(grants, expected);
     }
 }

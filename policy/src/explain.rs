@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use serde::Serialize;
 
 use crate::authority::closure::closure;
-use crate::authority::search::{Influence, Way, reached};
+use crate::authority::search::{Derivation, Influence, reached};
 use crate::authority::{Hypercall, Object, Op, Right, Subject, names, target};
 use crate::printable::printable;
 use crate::sound::{Sound, Step};
@@ -106,7 +106,7 @@ impl Sound {
             .iter()
             .flat_map(|subject| targets.iter().map(move |(object, op)| (*subject, *object, *op)))
             .filter_map(|(subject, object, op)| {
-                Some(self.answer(subject, object, op, search.can(subject, object, op)?))
+                Some(self.answer(subject, object, op, search.derive(subject, object, op)?))
             })
             .collect();
         if !found.is_empty() {
@@ -147,21 +147,21 @@ impl Sound {
         answer
     }
 
-    fn answer(&self, subject: Subject, object: Object, op: Op, way: Way) -> Answer {
+    fn answer(&self, subject: Subject, object: Object, op: Op, derivation: Derivation) -> Answer {
         let name = names::subject(&self.policy, subject);
-        let ability = names::ability(&self.policy, object, op, way.amount);
+        let ability = names::ability(&self.policy, object, op, derivation.amount);
         Answer {
             sentence: format!("{name} can {ability}"),
             subject: name,
             operation: format!("{}.{}", names::object(&self.policy, object), op.word()),
             holds: true,
-            amount: way.amount,
+            amount: derivation.amount,
             unit: op.unit(object),
             hypercalls: match subject {
                 Subject::Service(_) => Hypercall::of(object, op).iter().map(|hypercall| hypercall.name()).collect(),
                 _ => Vec::new(),
             },
-            path: way.path.into_iter().map(|rule| self.step(rule)).collect(),
+            path: derivation.rules.into_iter().map(|rule| self.step(rule)).collect(),
             takeovers: Vec::new(),
             takeover_path: Vec::new(),
         }
@@ -176,7 +176,12 @@ impl Sound {
     fn answers(&self, rights: impl Iterator<Item = Right>) -> Vec<Answer> {
         rights
             .map(|right| {
-                self.answer(right.subject, right.object, right.op, Way { amount: right.amount, path: right.path })
+                self.answer(
+                    right.subject,
+                    right.object,
+                    right.op,
+                    Derivation { amount: right.amount, rules: right.path },
+                )
             })
             .collect()
     }

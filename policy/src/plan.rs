@@ -11,7 +11,7 @@ use cloister_caps::tables::raw::{Capability, GrantRule, Mapping, Name, PortRule,
 use cloister_caps::tables::{Access, FIRST_GRANT_REF, PortKind, RegionKind};
 use cloister_interfaces::CATALOG;
 use cloister_interfaces::queue::producer_pages;
-use cloister_interfaces::rules::{ClientGrantRule, PathRule, encode_rules};
+use cloister_interfaces::rules::{ClientGrantRule, ClientIndex, PathRule, RuleIndex, encode_rules};
 
 use crate::address_space::{FIXED_AREA, LARGE_AREA, LARGE_STEP, MODULE_ROOM, PAGE, image_base};
 use crate::diagnostic::{Lines, Span};
@@ -490,7 +490,7 @@ fn path_rules(policy: &Policy, service: &str) -> Option<Vec<u8>> {
         let client = &policy.queues.get(queue)?.body.from.value;
         for right in policy.xenstore.get(client).map_or(&[][..], |paths| &paths.body) {
             rules.push(PathRule {
-                client: u8::try_from(index).ok()?,
+                client: ClientIndex(u8::try_from(index).ok()?),
                 read: right.read,
                 write: right.write,
                 watch: right.watch,
@@ -510,8 +510,8 @@ fn grant_rules(policy: &Policy, service: &str) -> Option<Vec<u8>> {
         })?;
         let domain = &policy.domains.get(&grant.body.peer.value)?.body;
         rules.push(ClientGrantRule {
-            client: u8::try_from(client).ok()?,
-            rule: u8::try_from(rule).ok()?,
+            client: ClientIndex(u8::try_from(client).ok()?),
+            rule: RuleIndex(u8::try_from(rule).ok()?),
             count: u16::try_from(grant.body.pages.value).ok()?,
             peer_first: domain.first,
             peer_last: domain.last,

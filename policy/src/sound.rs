@@ -9,7 +9,7 @@ use crate::authority::search::Search;
 use crate::authority::{Index, Rule, index, names};
 use crate::canonical;
 use crate::check;
-use crate::diagnostic::{Lines, Log, Report};
+use crate::diagnostic::{Diagnostic, Lines, Log, Report};
 use crate::model::Policy;
 use crate::printable::printable;
 use crate::read;
@@ -130,13 +130,17 @@ pub fn analyse_text(name: &str, text: &str) -> Result<Sound, Report> {
     if !log.is_empty() {
         return Err(Report::refused(name, text, log));
     }
-    Ok(sound(name, text, policy))
+    sound(name, text, policy)
 }
 
-pub(crate) fn sound(name: &str, text: &str, policy: Policy) -> Sound {
+pub(crate) fn sound(name: &str, text: &str, policy: Policy) -> Result<Sound, Report> {
     let canonical = canonical::render(&policy);
     let hash: [u8; 32] = Sha256::digest(canonical.as_bytes()).into();
-    let index = Index::new(&policy);
+    let Some(index) = Index::new(&policy) else {
+        let mut log = Log::default();
+        log.push(Diagnostic::of_file("the policy names an entry that is not defined"));
+        return Err(Report::refused(name, text, log));
+    };
     let lines = Lines::new(text);
-    Sound { file: printable(name).into_owned(), text: text.to_owned(), policy, index, lines, canonical, hash }
+    Ok(Sound { file: printable(name).into_owned(), text: text.to_owned(), policy, index, lines, canonical, hash })
 }

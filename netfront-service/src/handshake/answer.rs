@@ -2,14 +2,14 @@
 
 use cloister_caps::xen::xenbus::XenbusState;
 use cloister_caps::{DomId, EvtchnPort, GrantRef};
-use cloister_interfaces::store::{Failure, Value};
+use cloister_interfaces::store::{StoreError, Value};
 use cloister_interfaces::{Instant, grants};
 
 use super::phase::{
     Area, Connecting, Connection, ConnectionStep, Device, Features, Grants, Negotiating, NegotiationStep, Next, Offer,
     Phase, Probe, Publication, PublicationStep, References, Shared, Watches,
 };
-use super::{ABSENT_TIME, Closing, ClosingStep, Exchange, Handshake, MAX_CONFLICTS, MTU, Note, POLL};
+use super::{ABSENT_TIME, Closing, ClosingStep, CommandState, Handshake, MAX_CONFLICTS, MTU, Note, POLL};
 use crate::keys::{self, Backend};
 
 /// The result of reading the back end's state.
@@ -23,11 +23,11 @@ enum StateRead {
 
 impl Handshake {
     /// Handles the answer of the XenStore service.
-    pub fn store_answered(&mut self, result: Result<Value, Failure>, now: Instant) {
-        let outdated = match self.exchange {
-            Exchange::Idle | Exchange::Due => return,
-            Exchange::Verifying => return self.backend_verified(result, now),
-            Exchange::Waiting { outdated } => outdated,
+    pub fn store_answered(&mut self, result: Result<Value, StoreError>, now: Instant) {
+        let outdated = match self.command_state {
+            CommandState::Idle | CommandState::Due => return,
+            CommandState::Verifying => return self.backend_verified(result, now),
+            CommandState::Waiting { outdated } => outdated,
         };
         match self.phase {
             Phase::WatchingDevice => self.device_watched(result, now),
@@ -47,9 +47,9 @@ impl Handshake {
     }
 
     /// Handles the answer to the watch on the device's `backend` node.
-    fn device_watched(&mut self, result: Result<Value, Failure>, now: Instant) {
+    fn device_watched(&mut self, result: Result<Value, StoreError>, now: Instant) {
         // `Other` is a watch that an earlier run of this service has left.
-        if matches!(result, Ok(_) | Err(Failure::Other)) {
+        if matches!(result, Ok(_) | Err(StoreError::Other)) {
             self.watches = Watches::Device;
             return self.advance(now);
         }
@@ -58,11 +58,11 @@ impl Handshake {
     }
 
     /// Handles the answer in a step of the negotiation, other than the back end's state.
-    fn negotiation_answered(&mut self, negotiating: Negotiating, result: Result<Value, Failure>, now: Instant) {
+    fn negotiation_answered(&mut self, negotiating: Negotiating, result: Result<Value, StoreError>, now: Instant) {
         match negotiating.step {
             NegotiationStep::Unwatch => self.watches = Watches::Device,
             NegotiationStep::Watch => {
-                if !matches!(result, Ok(_) | Err(Failure::Other)) {
+                if !matches!(result, Ok(_) | Err(StoreError::Other)) {
                     self.fail("the back end cannot be watched", now);
                     return;
                 }
@@ -91,10 +91,10 @@ impl Handshake {
     }
 
     /// Handles the answer in a step of making the connection, other than the back end's state.
-    fn connection_answered(&mut self, connecting: Connecting, result: Result<Value, Failure>, now: Instant) {
+    fn connection_answered(&mut self, connecting: Connecting, result: Result<Value, StoreError>, now: Instant) {
         match connecting.step {
             ConnectionStep::Publish(publication, PublicationStep::Commit)
-                if result == Err(Failure::Again) && publication.conflicts < MAX_CONFLICTS =>
+                if result == Err(StoreError::Again) && publication.conflicts < MAX_CONFLICTS =>
             {
                 let conflicts = publication.conflicts + 1;
                 let again = Publication { conflicts, ..publication };
@@ -109,7 +109,7 @@ impl Handshake {
 
     /// Ends the attempt, because XenStore refused a change that is needed.
     fn refused(&mut self, now: Instant) {
-        self.fail("XenStore refused a step of the connection", now);
+        self.fail("a step of the connection failed in XenStore", now);
     }
 
     /// Logs a text about the node that was read.
@@ -123,7 +123,7 @@ impl Handshake {
         &mut self,
         negotiating: Negotiating,
         feature: Features,
-        result: Result<Value, Failure>,
+        result: Result<Value, StoreError>,
         now: Instant,
     ) {
         let mut features = negotiating.features;
@@ -133,12 +133,12 @@ impl Handshake {
     }
 
     /// Returns `true` if the back end offers the feature whose node was read.
-    fn is_offered(&mut self, result: Result<Value, Failure>) -> bool {
+    fn is_offered(&mut self, result: Result<Value, StoreError>) -> bool {
         let flag = match result {
             Ok(bytes) => keys::flag(&bytes),
-            Err(Failure::NotFound) => Some(false),
-            Err(failure) => {
-                self.note_node(unreadable(failure));
+            Err(StoreError::NotFound) => Some(false),
+            Err(error) => {
+                self.note_node(unreadable(error));
                 return false;
             }
         };
@@ -149,8 +149,8 @@ impl Handshake {
     }
 
     /// Handles the device's `backend` node, which was read during or while making a connection.
-    fn backend_verified(&mut self, result: Result<Value, Failure>, now: Instant) {
-        self.exchange = Exchange::Due;
+    fn backend_verified(&mut self, result: Result<Value, StoreError>, now: Instant) {
+        self.command_state = CommandState::Due;
         let (Phase::Negotiating(Negotiating { device, .. })
         | Phase::Connecting(Connecting { offer: Offer { device, .. }, .. })
         | Phase::Up(Connection { offer: Offer { device, .. }, .. })) = &self.phase
@@ -163,26 +163,27 @@ impl Handshake {
         }
         match result {
             Ok(bytes) if keys::backend(&bytes, backend.peer()) == Some(backend) => {}
-            Ok(_) | Err(Failure::TooLong) => {
+            Ok(_) | Err(StoreError::TooLong) => {
                 // Nothing more is written for this connection: the other back end would read it.
                 if let Some(closing) = self.fail("the device has another back end", now) {
                     (closing.informed, closing.next) = (None, Next::StartOver);
                 }
             }
-            Err(Failure::NotFound | Failure::Access) => self.fail_gone("the network device is gone", now),
-            Err(failure) => {
-                self.note_about("backend", unreadable(failure));
-                (self.device_changed, self.exchange, self.next_poll) = (true, Exchange::Idle, Some(now + POLL));
+            Err(StoreError::NotFound | StoreError::Access) => self.fail_gone("the network device is gone", now),
+            Err(error) => {
+                self.note_about("backend", unreadable(error));
+                (self.device_changed, self.command_state, self.next_poll) =
+                    (true, CommandState::Idle, Some(now + POLL));
             }
         }
     }
 
     /// Handles a node of the device.
-    fn device_node_read(&mut self, probe: Probe, result: Result<Value, Failure>, now: Instant) {
+    fn device_node_read(&mut self, probe: Probe, result: Result<Value, StoreError>, now: Instant) {
         let node = match result {
             Ok(bytes) => Some(bytes),
-            Err(Failure::NotFound) if probe.is_optional() => None,
-            Err(failure) => return self.device_unreadable(failure, now),
+            Err(StoreError::NotFound) if probe.is_optional() => None,
+            Err(error) => return self.device_unreadable(error, now),
         };
         let bytes = node.as_deref().unwrap_or_default();
         let next = match probe {
@@ -231,19 +232,19 @@ impl Handshake {
         }
     }
 
-    /// Handles a failure to read a node of the device.
-    fn device_unreadable(&mut self, failure: Failure, now: Instant) {
-        match failure {
-            Failure::NotFound => self.no_device(now),
-            Failure::Again => {
+    /// Handles an error in reading a node of the device.
+    fn device_unreadable(&mut self, error: StoreError, now: Instant) {
+        match error {
+            StoreError::NotFound => self.no_device(now),
+            StoreError::Again => {
                 // An earlier run of this service has left it open, and XenStore carries out nothing
                 // outside of it.
                 if let Some(closing) = self.fail("a transaction was left open", now) {
                     closing.open_transaction = true;
                 }
             }
-            failure => {
-                self.note_node(unreadable(failure));
+            error => {
+                self.note_node(unreadable(error));
                 self.retry(now);
             }
         }
@@ -285,7 +286,7 @@ impl Handshake {
     }
 
     /// Handles the back end's state.
-    fn backend_state_read(&mut self, result: Result<Value, Failure>, outdated: bool, now: Instant) {
+    fn backend_state_read(&mut self, result: Result<Value, StoreError>, outdated: bool, now: Instant) {
         let read = match result {
             Ok(bytes) => match keys::state(&bytes) {
                 Some(state) => StateRead::State(state),
@@ -294,13 +295,13 @@ impl Handshake {
                     StateRead::Nothing
                 }
             },
-            Err(Failure::NotFound | Failure::Access) => StateRead::Gone,
-            Err(failure) => {
-                self.note_node(unreadable(failure));
+            Err(StoreError::NotFound | StoreError::Access) => StateRead::Gone,
+            Err(error) => {
+                self.note_node(unreadable(error));
                 StateRead::Nothing
             }
         };
-        self.exchange = if outdated { Exchange::Due } else { Exchange::Idle };
+        self.command_state = if outdated { CommandState::Due } else { CommandState::Idle };
         if self.is_up() {
             self.step_deadline = None;
         }
@@ -353,7 +354,7 @@ impl Handshake {
         let (grants::Reply::Issued { rule, .. } | grants::Reply::Refused { rule } | grants::Reply::Ended { rule, .. }) =
             reply;
         let Some(area) = Area::ALL.into_iter().find(|area| self.rules[*area].rule == rule) else { return };
-        let under_way = self.exchange.is_under_way();
+        let under_way = self.command_state.is_under_way();
         let granting = under_way && self.phase.area_to_grant() == Some(area);
         let ending = under_way && self.phase.area_to_end() == Some(area);
         match reply {
@@ -378,7 +379,7 @@ impl Handshake {
     /// Handles the reference under which the first page of an area was granted.
     fn granted(&mut self, area: Area, reference: GrantRef, count: u16, now: Instant) {
         if count != self.rules[area].pages {
-            self.fail("the grant manager granted another number of pages", now);
+            self.fail("violation by grant-manager: it granted another number of pages", now);
             return;
         }
         let Phase::Connecting(connecting) = self.phase else { return };
@@ -400,7 +401,7 @@ impl Handshake {
         else {
             return;
         };
-        if !self.exchange.is_under_way() {
+        if !self.command_state.is_under_way() {
             return;
         }
         match ports {
@@ -413,13 +414,13 @@ impl Handshake {
 }
 
 /// Returns the reason why a node could not be read, for the log.
-fn unreadable(failure: Failure) -> &'static str {
-    match failure {
-        Failure::NotFound => "there is none",
-        Failure::Access => "XenStore refuses it",
-        Failure::Policy => "the policy refuses it",
-        Failure::TooLong => "longer than any that is in form",
-        Failure::Timeout => "XenStore does not answer",
-        Failure::Again | Failure::Quota | Failure::Other => "XenStore fails to read it",
+fn unreadable(error: StoreError) -> &'static str {
+    match error {
+        StoreError::NotFound => "there is none",
+        StoreError::Access => "XenStore refuses it",
+        StoreError::Policy => "the policy refuses it",
+        StoreError::TooLong => "longer than any that is in form",
+        StoreError::Timeout => "XenStore does not answer",
+        StoreError::Again | StoreError::Quota | StoreError::Other => "XenStore fails to read it",
     }
 }

@@ -5,27 +5,27 @@ use core::fmt::Write;
 use arrayvec::{ArrayString, ArrayVec};
 use cloister_caps::DomId;
 use cloister_caps::xen::xenbus::XenbusState;
-use cloister_interfaces::store::{Action, Path};
+use cloister_interfaces::store::{Action, PathLiteral};
 use cloister_interfaces::{Instant, PageRun, grants};
 
 use super::phase::{
     ANSWER_TIME, Area, Closing, ClosingStep, Connecting, ConnectionStep, Grants, Negotiating, NegotiationStep, Phase,
     Publication, PublicationStep, Shared, Watches, node,
 };
-use super::{BACKEND_TOKEN, Command, DEVICE_TOKEN, Exchange, Handshake, MAX_KEYS, value};
+use super::{BACKEND_TOKEN, Command, CommandState, DEVICE_TOKEN, Handshake, MAX_KEYS, value};
 
 impl Handshake {
     /// Returns the next command, if there is one.
     pub fn command(&mut self, now: Instant) -> Option<Command> {
         // Each iteration enters another step, and no step repeats without an answer. So the loop
         // ends.
-        while self.exchange == Exchange::Due {
+        while self.command_state == CommandState::Due {
             if self.is_step_unneeded() {
                 self.advance(now);
                 continue;
             }
             if self.phase.depends_on_device() && core::mem::take(&mut self.device_changed) {
-                self.sent(Exchange::Verifying, now);
+                self.sent(CommandState::Verifying, now);
                 return Some(Command::Store(Action::Read(node("backend"))));
             }
             let command = self.step_command()?;
@@ -33,7 +33,7 @@ impl Handshake {
                 // These have no answer.
                 Command::ResetRings | Command::Start { .. } | Command::Stop => self.advance(now),
                 Command::Store(_) | Command::Grants(_) | Command::OpenPorts { .. } => {
-                    self.sent(Exchange::Waiting { outdated: false }, now);
+                    self.sent(CommandState::Waiting { outdated: false }, now);
                 }
             }
             return Some(command);
@@ -42,11 +42,11 @@ impl Handshake {
     }
 
     /// Records that a command with an answer is under way.
-    fn sent(&mut self, exchange: Exchange, now: Instant) {
+    fn sent(&mut self, command_state: CommandState, now: Instant) {
         if let Some(area) = self.phase.area_to_grant() {
             self.grants[area] = Grants::Possible;
         }
-        self.exchange = exchange;
+        self.command_state = command_state;
         // The very first step has no deadline yet. A connection has one only for each read.
         if self.step_deadline.is_none() || self.is_up() {
             self.step_deadline = Some(now + ANSWER_TIME);
@@ -182,8 +182,8 @@ fn closing_command(closing: &Closing) -> Option<Command> {
         ClosingStep::Stop => Some(Command::Stop),
         ClosingStep::Abort => Some(Command::Store(Action::Abort)),
         ClosingStep::Report => {
-            let path = Path::from("error/device/vif/0/error").unwrap_or_default();
-            Some(Command::Store(Action::Write(path, value(closing.report?))))
+            const ERROR: PathLiteral = PathLiteral::new("error/device/vif/0/error");
+            Some(Command::Store(Action::Write(ERROR.into(), value(closing.report?.text()))))
         }
         ClosingStep::WriteClosing => Some(write_state(XenbusState::Closing)),
         ClosingStep::WriteClosed => Some(write_state(XenbusState::Closed)),

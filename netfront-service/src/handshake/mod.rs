@@ -23,6 +23,7 @@ use cloister_interfaces::store::{Action, Value};
 use cloister_interfaces::{Instant, grants};
 
 use crate::keys::Backend;
+use crate::ring::Violation;
 pub use phase::Connection;
 use phase::{
     Area, Closing, ClosingStep, Connecting, ConnectionStep, Grants, Negotiating, NegotiationStep, Next, PerArea, Phase,
@@ -84,8 +85,8 @@ pub enum Command {
 /// A line for the log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Note {
-    /// A node's name, and a text about it. The name is empty if the text is about no node.
-    About(&'static str, &'static str),
+    /// A text, and the name of the node that it is about, or the words before it, if any.
+    About(Option<&'static str>, &'static str),
     /// The device's back end is in this domain, which the policy does not allow.
     NotAllowed(DomId),
 }
@@ -93,8 +94,8 @@ pub enum Note {
 impl fmt::Display for Note {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Note::About("", text) => f.write_str(text),
-            Note::About(node, text) => write!(f, "{node}: {text}"),
+            Note::About(None, text) => f.write_str(text),
+            Note::About(Some(node), text) => write!(f, "{node}: {text}"),
             Note::NotAllowed(domain) => write!(
                 f,
                 "backend-id: domain {} is not a back end that the policy allows; use one that its [domains] names, or \
@@ -107,7 +108,7 @@ impl fmt::Display for Note {
 
 /// The progress of the step's command.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Exchange {
+enum CommandState {
     /// None is needed until a watch fires, or until the time of the next poll.
     Idle,
     /// It is the next command.
@@ -119,10 +120,10 @@ enum Exchange {
     Verifying,
 }
 
-impl Exchange {
+impl CommandState {
     /// Returns `true` if a command has no answer yet.
     fn is_under_way(self) -> bool {
-        matches!(self, Exchange::Waiting { .. } | Exchange::Verifying)
+        matches!(self, CommandState::Waiting { .. } | CommandState::Verifying)
     }
 }
 
@@ -132,7 +133,7 @@ pub struct Handshake {
     /// Received frames may take several slots, be unsplit, and lack their checksums.
     receive_offloads: bool,
     phase: Phase,
-    exchange: Exchange,
+    command_state: CommandState,
     /// The time at which the step has taken too long, or a pause ends.
     step_deadline: Option<Instant>,
     /// The time at which a state is read again even if its watch has not fired.
@@ -163,7 +164,7 @@ impl Handshake {
             rules: PerArea(rules),
             receive_offloads,
             phase: Phase::WatchingDevice,
-            exchange: Exchange::Due,
+            command_state: CommandState::Due,
             step_deadline: None,
             next_poll: None,
             watches: Watches::None,
@@ -202,16 +203,16 @@ impl Handshake {
 
     /// Returns the next time at which [`Self::tick`] has work.
     pub fn deadline(&self) -> Option<Instant> {
-        let poll = self.next_poll.filter(|_| !self.exchange.is_under_way());
+        let poll = self.next_poll.filter(|_| !self.command_state.is_under_way());
         Instant::earlier(self.step_deadline, poll)
     }
 
     fn note(&mut self, text: &'static str) {
-        self.note_about("", text);
+        self.log(Note::About(None, text));
     }
 
     fn note_about(&mut self, node: &'static str, text: &'static str) {
-        self.log(Note::About(node, text));
+        self.log(Note::About(Some(node), text));
     }
 
     /// Logs a note, unless it is remembered as logged. So a repeated failure is one line.
@@ -230,7 +231,7 @@ impl Handshake {
     #[inline(never)] // Called often in the source but rarely at run time: inlining only adds size.
     fn enter(&mut self, phase: Phase, now: Instant) {
         self.step_deadline = phase.time_limit().map(|limit| now + limit);
-        (self.phase, self.exchange, self.next_poll) = (phase, Exchange::Due, None);
+        (self.phase, self.command_state, self.next_poll) = (phase, CommandState::Due, None);
     }
 
     /// Starts over after a pause.
@@ -263,10 +264,14 @@ impl Handshake {
     /// Ends the connection, as far as it was made, and then starts over. Returns what there is to
     /// undo, for the caller to amend. Does nothing if it is being ended already.
     fn fail(&mut self, why: &'static str, now: Instant) -> Option<&mut Closing> {
+        self.end_connection(Note::About(None, why), now)
+    }
+
+    fn end_connection(&mut self, why: Note, now: Instant) -> Option<&mut Closing> {
         if self.phase.is_ending() {
             return None;
         }
-        self.note(why);
+        self.log(why);
         if self.connection().is_some_and(|connection| now.since(connection.since) >= STABLE_TIME) {
             self.failures = 0;
         }
@@ -288,7 +293,7 @@ impl Handshake {
     fn has_open_transaction(&self) -> bool {
         match self.phase {
             Phase::Connecting(Connecting { step: ConnectionStep::Publish(_, step), .. }) => {
-                step != PublicationStep::Begin || self.exchange.is_under_way()
+                step != PublicationStep::Begin || self.command_state.is_under_way()
             }
             _ => false,
         }
@@ -299,7 +304,9 @@ impl Handshake {
         let offer = match &self.phase {
             Phase::Up(Connection { offer, .. })
             | Phase::Connecting(Connecting { offer, step: ConnectionStep::AwaitConnected }) => offer,
-            Phase::Connecting(Connecting { offer, step: ConnectionStep::Connect }) if self.exchange.is_under_way() => {
+            Phase::Connecting(Connecting { offer, step: ConnectionStep::Connect })
+                if self.command_state.is_under_way() =>
+            {
                 offer
             }
             _ => return None,
@@ -316,9 +323,11 @@ impl Handshake {
     }
 
     /// Ends the connection, because the back end broke the protocol of the rings.
-    pub fn violated(&mut self, what: &'static str, now: Instant) {
-        if let Some(closing) = self.fail(what, now) {
-            closing.report = Some(what);
+    pub fn violated(&mut self, violation: Violation, now: Instant) {
+        if let Some(closing) =
+            self.end_connection(Note::About(Some("violation by the back end"), violation.text()), now)
+        {
+            closing.report = Some(violation);
         }
     }
 
@@ -350,23 +359,23 @@ impl Handshake {
             self.device_changed = true;
             self.logged.clear();
         }
-        self.exchange = match self.exchange {
-            Exchange::Idle | Exchange::Due => Exchange::Due,
-            Exchange::Waiting { .. } => Exchange::Waiting { outdated: true },
-            Exchange::Verifying => Exchange::Verifying,
+        self.command_state = match self.command_state {
+            CommandState::Idle | CommandState::Due => CommandState::Due,
+            CommandState::Waiting { .. } => CommandState::Waiting { outdated: true },
+            CommandState::Verifying => CommandState::Verifying,
         };
     }
 
     /// Makes the last command due again, because it could not be sent.
     pub fn command_unsent(&mut self) {
-        self.device_changed |= self.exchange == Exchange::Verifying;
-        self.exchange = Exchange::Due;
+        self.device_changed |= self.command_state == CommandState::Verifying;
+        self.command_state = CommandState::Due;
     }
 
     /// Handles the deadlines that have passed.
     pub fn tick(&mut self, now: Instant) {
-        if !self.exchange.is_under_way() && self.next_poll.is_some_and(|poll| now >= poll) {
-            (self.exchange, self.next_poll) = (Exchange::Due, None);
+        if !self.command_state.is_under_way() && self.next_poll.is_some_and(|poll| now >= poll) {
+            (self.command_state, self.next_poll) = (CommandState::Due, None);
         }
         if self.step_deadline.is_none_or(|deadline| now < deadline) {
             return;
@@ -375,7 +384,7 @@ impl Handshake {
             Phase::Paused => self.enter(Phase::WatchingDevice, now),
             Phase::Up(_) => {
                 self.command_unsent();
-                (self.exchange, self.step_deadline, self.next_poll) = (Exchange::Idle, None, Some(now + POLL));
+                (self.command_state, self.step_deadline, self.next_poll) = (CommandState::Idle, None, Some(now + POLL));
             }
             Phase::Connecting(connecting @ Connecting { step: ConnectionStep::AwaitFree, .. }) => {
                 self.expect_grants_where_mapped();

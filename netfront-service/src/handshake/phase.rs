@@ -10,6 +10,7 @@ use cloister_interfaces::net::Offloads;
 use cloister_interfaces::store::Path;
 
 use crate::keys::Backend;
+use crate::ring::Violation;
 
 /// The device's directory, relative to the domain's.
 pub(super) const DEVICE: &str = "device/vif/0";
@@ -352,7 +353,7 @@ pub(super) struct Closing {
     /// A transaction may be open.
     pub(super) open_transaction: bool,
     /// The violation to write to the device's error node.
-    pub(super) report: Option<&'static str>,
+    pub(super) report: Option<Violation>,
     /// The back end, if it is there and may have seen a state of this front end beyond
     /// `Initialising`. Then it sees this front end close.
     pub(super) informed: Option<Backend>,

@@ -1,7 +1,7 @@
 //! The state machine alone: the order of its commands, and the effect of every answer.
 
 use cloister_caps::EvtchnPort;
-use cloister_interfaces::store::{Failure, Path};
+use cloister_interfaces::store::{Path, StoreError};
 
 use super::phase::{ANSWER_TIME, CONNECT_TIME, DEVICE, STILL_MAPPED_POLL};
 use super::*;
@@ -14,9 +14,9 @@ struct Walk {
     now: Instant,
     backend: &'static str,
     /// Returns the failure of a command that must fail.
-    refuse: fn(&Command) -> Option<Failure>,
+    refuse: fn(&Command) -> Option<StoreError>,
     /// The values of nodes that differ from the usual ones, by the ends of their paths.
-    nodes: Vec<(&'static str, Result<&'static str, Failure>)>,
+    nodes: Vec<(&'static str, Result<&'static str, StoreError>)>,
     /// The number of pages of each rule that an earlier back end still maps.
     held: [u16; 3],
     /// Every command that was carried out.
@@ -98,7 +98,7 @@ impl Walk {
         self.done.push(command);
     }
 
-    fn carried_out(&self, action: &Action) -> Result<Value, Failure> {
+    fn carried_out(&self, action: &Action) -> Result<Value, StoreError> {
         let Action::Read(path) = action else { return Ok(Value::new()) };
         if let Some((_, found)) = self.nodes.iter().find(|(name, _)| path.ends_with(name)) {
             return found.map(value);
@@ -232,7 +232,7 @@ fn a_connection_survives_an_unanswered_request() {
 #[test]
 fn a_connection_is_torn_down_without_answers() {
     let mut walk = Walk::up();
-    walk.handshake.violated("a violation", walk.now);
+    walk.handshake.violated(Violation::Id, walk.now);
     let mut asked = Vec::new();
     let mut turns = 0..40;
     while walk.handshake.phase != Phase::Paused {
@@ -244,7 +244,7 @@ fn a_connection_is_torn_down_without_answers() {
         walk.pass(before.since(walk.now));
     }
     let texts: Vec<_> = asked.iter().filter_map(written).map(|(_, text)| text).collect();
-    assert_eq!(texts, ["a violation", "5", "6"]);
+    assert_eq!(texts, [Violation::Id.text(), "5", "6"]);
     let ends: Vec<_> = asked.iter().filter(|command| matches!(command, Command::Grants(_))).collect();
     assert_eq!(ends.len(), 3, "{asked:?}");
 }
@@ -253,7 +253,7 @@ fn a_connection_is_torn_down_without_answers() {
 #[test]
 fn no_deadline_overrides_the_command_to_stop() {
     let mut walk = Walk::up();
-    walk.handshake.violated("a violation", walk.now);
+    walk.handshake.violated(Violation::Id, walk.now);
     for _ in 0..3 {
         walk.pass(ANSWER_TIME);
     }
@@ -294,7 +294,7 @@ fn each_grant_is_ended_once() {
     walk.run();
     assert_eq!(ends(&mut walk), [0, 1, 2], "a new service does not know what its earlier run was granted");
     for _ in 0..3 {
-        walk.handshake.violated("a violation", walk.now);
+        walk.handshake.violated(Violation::Id, walk.now);
         walk.run();
         assert_eq!(ends(&mut walk), [0, 1, 2]);
         walk.pass(Duration::from_secs(60));
@@ -311,7 +311,7 @@ fn one_back_end_is_watched_at_a_time_and_once() {
     let (first, second) = ("/local/domain/0/backend/vif/7/0/state", "/local/domain/0/backend/vif/8/0/state");
     let again = |walk: &mut Walk| {
         walk.done.clear();
-        walk.handshake.violated("a violation", walk.now);
+        walk.handshake.violated(Violation::Id, walk.now);
         walk.run();
         walk.pass(Duration::from_secs(60));
         walk.run();
@@ -330,45 +330,45 @@ fn one_back_end_is_watched_at_a_time_and_once() {
 #[test]
 fn a_committed_transaction_is_not_aborted() {
     let mut walk = Walk::up();
-    walk.handshake.violated("a violation", walk.now);
+    walk.handshake.violated(Violation::Id, walk.now);
     walk.run();
     assert!(!walk.done.contains(&Command::Store(Action::Abort)), "{:?}", walk.done);
 }
 
 #[test]
 fn conflicts_are_tried_again_sixteen_times_and_other_failures_never() {
-    let conflict: fn(&Command) -> Option<Failure> =
-        |command| (*command == Command::Store(Action::Commit)).then_some(Failure::Again);
-    let quota: fn(&Command) -> Option<Failure> =
-        |command| (*command == Command::Store(Action::Commit)).then_some(Failure::Quota);
+    let conflict: fn(&Command) -> Option<StoreError> =
+        |command| (*command == Command::Store(Action::Commit)).then_some(StoreError::Again);
+    let quota: fn(&Command) -> Option<StoreError> =
+        |command| (*command == Command::Store(Action::Commit)).then_some(StoreError::Quota);
     for (refuse, begun) in [(conflict, 17), (quota, 1)] {
         let mut walk = Walk::new();
         walk.refuse = refuse;
         walk.run();
         let begins = walk.done.iter().filter(|command| **command == Command::Store(Action::Begin)).count();
-        assert_eq!((begins, walk.logged()), (begun, vec!["XenStore refused a step of the connection"]));
+        assert_eq!((begins, walk.logged()), (begun, vec!["a step of the connection failed in XenStore"]));
     }
 }
 
 /// There is no connection if XenStore refuses any of the changes.
 #[test]
 fn a_refused_step_is_not_skipped() {
-    type Refuse = fn(&Command) -> Option<Failure>;
-    let refused = "XenStore refused a step of the connection";
+    type Refuse = fn(&Command) -> Option<StoreError>;
+    let refused = "a step of the connection failed in XenStore";
     let cases: [(Refuse, &str); 6] = [
-        (|command| written(command).filter(|written| written.1 == "1").map(|_| Failure::Access), refused),
-        (|command| (*command == Command::Store(Action::Begin)).then_some(Failure::Other), refused),
+        (|command| written(command).filter(|written| written.1 == "1").map(|_| StoreError::Access), refused),
+        (|command| (*command == Command::Store(Action::Begin)).then_some(StoreError::Other), refused),
         (
-            |command| written(command).filter(|written| written.0.ends_with("feature-sg")).map(|_| Failure::Quota),
+            |command| written(command).filter(|written| written.0.ends_with("feature-sg")).map(|_| StoreError::Quota),
             refused,
         ),
-        (|command| written(command).filter(|written| written.1 == "4").map(|_| Failure::Access), refused),
+        (|command| written(command).filter(|written| written.1 == "4").map(|_| StoreError::Access), refused),
         (
-            |command| matches!(command, Command::Store(Action::Watch(_, BACKEND_TOKEN))).then_some(Failure::Quota),
+            |command| matches!(command, Command::Store(Action::Watch(_, BACKEND_TOKEN))).then_some(StoreError::Quota),
             "the back end cannot be watched",
         ),
         (
-            |command| matches!(command, Command::Store(Action::Watch(_, DEVICE_TOKEN))).then_some(Failure::Quota),
+            |command| matches!(command, Command::Store(Action::Watch(_, DEVICE_TOKEN))).then_some(StoreError::Quota),
             "the network device cannot be watched",
         ),
     ];
@@ -389,17 +389,17 @@ fn each_value_of_a_device_node_has_its_meaning() {
     let up: (bool, Vec<&str>) = (true, vec![]);
     let paused = |text| (false, vec![text]);
     for (name, found, (is_up, logged)) in [
-        ("/mtu", Err(Failure::NotFound), up.clone()),
+        ("/mtu", Err(StoreError::NotFound), up.clone()),
         ("/mtu", Ok("garbage"), paused("malformed")),
-        ("/online", Err(Failure::NotFound), up.clone()),
+        ("/online", Err(StoreError::NotFound), up.clone()),
         ("/online", Ok("0"), paused("no network device; waiting for one")),
         ("/online", Ok("garbage"), (true, vec!["malformed; taken as 1"])),
-        ("device/vif/0/state", Err(Failure::NotFound), up.clone()),
+        ("device/vif/0/state", Err(StoreError::NotFound), up.clone()),
         ("device/vif/0/state", Ok("6"), up),
         ("device/vif/0/state", Ok("4"), paused("closing a connection left open")),
         ("device/vif/0/state", Ok("garbage"), (true, vec!["malformed; taken as closed"])),
-        ("/mac", Err(Failure::NotFound), paused("no network device; waiting for one")),
-        ("/backend-id", Err(Failure::Policy), paused("the policy refuses it")),
+        ("/mac", Err(StoreError::NotFound), paused("no network device; waiting for one")),
+        ("/backend-id", Err(StoreError::Policy), paused("the policy refuses it")),
     ] {
         let mut walk = Walk::new();
         walk.nodes.push((name, found));
@@ -459,7 +459,7 @@ fn an_allowed_back_end_is_used_when_the_device_gets_it() {
 
 #[test]
 fn an_mtu_is_bounded_by_what_is_sent() {
-    for (found, mtu) in [(Err(Failure::NotFound), 1500), (Ok("68"), 68), (Ok("1400"), 1400), (Ok("9000"), 1500)] {
+    for (found, mtu) in [(Err(StoreError::NotFound), 1500), (Ok("68"), 68), (Ok("1400"), 1400), (Ok("9000"), 1500)] {
         let mut walk = Walk::new();
         walk.nodes.push(("/mtu", found));
         walk.run();
@@ -485,7 +485,7 @@ fn a_device_that_changes_while_it_is_read_is_read_again() {
 
 #[test]
 fn each_state_of_the_back_end_has_its_meaning() {
-    let gone = (Err(Failure::NotFound), "the back end is gone");
+    let gone = (Err(StoreError::NotFound), "the back end is gone");
     let closes = [(Ok("5"), "the back end closes"), (Ok("6"), "the back end closes")];
     let over = ["0", "1", "2", "3"].map(|state| (Ok(state), "the back end has started over"));
     let running = closes.into_iter().chain(over).chain([gone]);
@@ -577,15 +577,18 @@ fn a_violation_is_written_to_the_error_node_unless_the_device_is_gone() {
     for gone in [false, true] {
         let mut walk = Walk::up();
         if gone {
-            walk.nodes.push(("device/vif/0/backend", Err(Failure::NotFound)));
+            walk.nodes.push(("device/vif/0/backend", Err(StoreError::NotFound)));
             walk.handshake.watch_fired(DEVICE_TOKEN, walk.now);
             walk.until(|command| *command == Command::Stop);
             walk.done.clear();
         }
-        walk.handshake.violated("a violation", walk.now);
+        walk.handshake.violated(Violation::Id, walk.now);
         walk.run();
-        let expected =
-            [("error/device/vif/0/error", "a violation"), ("device/vif/0/state", "5"), ("device/vif/0/state", "6")];
+        let expected = [
+            ("error/device/vif/0/error", Violation::Id.text()),
+            ("device/vif/0/state", "5"),
+            ("device/vif/0/state", "6"),
+        ];
         let found: Vec<_> = walk.done.iter().filter_map(written).collect();
         let found: Vec<_> = found.iter().map(|(path, text)| (*path, text.as_str())).collect();
         assert_eq!(found, if gone { vec![] } else { expected.to_vec() });

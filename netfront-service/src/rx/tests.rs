@@ -49,7 +49,7 @@ fn part(page: u16, offset: u16, length: u16) -> Part {
 }
 
 /// Has tcpip give pages back.
-fn take_back<M: Memory>(receive: &mut Receive<M>, page: u16, count: u16) -> Result<(), Refusal> {
+fn take_back<M: Memory>(receive: &mut Receive<M>, page: u16, count: u16) -> Result<(), RequestViolation> {
     receive.take_back(RxRun(PageRun::new(page, count).expect("a run")))
 }
 
@@ -122,17 +122,17 @@ fn frames_come_across_the_wrap_of_the_indices() {
 #[test]
 fn tcpip_gives_back_only_what_it_has_and_once() {
     let (memory, mut receive) = receive(4);
-    assert_eq!(take_back(&mut receive, 0, 1), Err(Refusal::Owner));
+    assert_eq!(take_back(&mut receive, 0, 1), Err(RequestViolation::Owner));
     for (page, count) in [(4, 1), (0, 5), (3, 2), (u16::MAX, 1), (1, u16::MAX)] {
-        assert_eq!(take_back(&mut receive, page, count), Err(Refusal::Page), "{page} {count}");
+        assert_eq!(take_back(&mut receive, page, count), Err(RequestViolation::Page), "{page} {count}");
     }
     answer(&memory, MORE, 4096);
     answer(&memory, 0, 14);
     assert_eq!(take(&mut receive), Ok(Some((vec![part(0, 0, 4110)], false))));
-    assert_eq!(take_back(&mut receive, 1, 2), Err(Refusal::Owner), "the second is not its own");
+    assert_eq!(take_back(&mut receive, 1, 2), Err(RequestViolation::Owner), "the second is not its own");
     assert_eq!(take_back(&mut receive, 1, 1), Ok(()), "nothing was taken");
     assert_eq!(take_back(&mut receive, 0, 1), Ok(()));
-    assert_eq!(take_back(&mut receive, 0, 1), Err(Refusal::Owner));
+    assert_eq!(take_back(&mut receive, 0, 1), Err(RequestViolation::Owner));
 }
 
 #[test]
@@ -216,7 +216,11 @@ fn a_frame_waits_for_all_its_slots() {
     assert_eq!(take(&mut receive), Ok(None));
     answer(&memory, MORE, 4096);
     assert_eq!(take(&mut receive), Ok(None));
-    assert_eq!(take_back(&mut receive, 0, 1), Err(Refusal::Owner), "a page of a frame that was not sent to tcpip");
+    assert_eq!(
+        take_back(&mut receive, 0, 1),
+        Err(RequestViolation::Owner),
+        "a page of a frame that was not sent to tcpip"
+    );
     answer(&memory, 0, 7);
     assert_eq!(take(&mut receive), Ok(Some((vec![part(0, 0, 4096), part(2, 0, 4103)], true))));
 }

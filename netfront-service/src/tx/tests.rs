@@ -87,32 +87,32 @@ fn whole_pages_have_no_empty_slot_after_them() {
 fn impossible_frames_of_tcpip_are_refused() {
     let (_, mut transmit) = transmit(128);
     let long = segments(1448);
-    for (page, length, offload, refusal) in [
-        (128, 60, Offload::None, Refusal::Page),
-        (u16::MAX, 60, Offload::None, Refusal::Page),
-        (0, 13, Offload::None, Refusal::Length),
-        (0, 0, long, Refusal::Length),
-        (0, 4097, Offload::None, Refusal::Length),
-        (0, 4097, Offload::Checksum, Refusal::Length),
-        (127, 4097, long, Refusal::Page),
-        (113, u16::MAX, long, Refusal::Page),
+    for (page, length, offload, violation) in [
+        (128, 60, Offload::None, RequestViolation::Page),
+        (u16::MAX, 60, Offload::None, RequestViolation::Page),
+        (0, 13, Offload::None, RequestViolation::Length),
+        (0, 0, long, RequestViolation::Length),
+        (0, 4097, Offload::None, RequestViolation::Length),
+        (0, 4097, Offload::Checksum, RequestViolation::Length),
+        (127, 4097, long, RequestViolation::Page),
+        (113, u16::MAX, long, RequestViolation::Page),
     ] {
-        assert_eq!(transmit.submit(TxPage(page), length, offload), Err(refusal), "{page} {length} {offload:?}");
+        assert_eq!(transmit.submit(TxPage(page), length, offload), Err(violation), "{page} {length} {offload:?}");
     }
     assert_eq!(transmit.pages_in_flight(), 0);
     assert_eq!(transmit.submit(TxPage(2), 4096, Offload::None), Ok(()));
     assert_eq!(transmit.submit(TxPage(3), 14, Offload::None), Ok(()), "a header alone");
-    assert_eq!(transmit.submit(TxPage(2), 60, Offload::None), Err(Refusal::Owner));
-    assert_eq!(transmit.submit(TxPage(0), 8193, long), Err(Refusal::Owner), "its last page is taken");
+    assert_eq!(transmit.submit(TxPage(2), 60, Offload::None), Err(RequestViolation::Owner));
+    assert_eq!(transmit.submit(TxPage(0), 8193, long), Err(RequestViolation::Owner), "its last page is taken");
     assert_eq!(transmit.submit(TxPage(0), 8192, long), Ok(()));
-    assert_eq!(transmit.submit(TxPage(1), 60, Offload::None), Err(Refusal::Owner));
+    assert_eq!(transmit.submit(TxPage(1), 60, Offload::None), Err(RequestViolation::Owner));
 }
 
 #[test]
 fn work_that_was_not_offered_is_refused() {
     for (offers, checksum, split) in [
-        (Offloads::empty(), Err(Refusal::Offload), Err(Refusal::Offload)),
-        (Offloads::CHECKSUM, Ok(()), Err(Refusal::Offload)),
+        (Offloads::empty(), Err(RequestViolation::Offload), Err(RequestViolation::Offload)),
+        (Offloads::CHECKSUM, Ok(()), Err(RequestViolation::Offload)),
         (Offloads::all(), Ok(()), Ok(())),
     ] {
         let (_, mut transmit) = transmit(128);
@@ -178,7 +178,7 @@ fn a_frame_is_given_back_once_when_all_its_slots_have_a_response() {
     assert_eq!((transmit.reap(), transmit.pages_in_flight()), (Ok(None), 3));
     assert_eq!(
         transmit.submit(TxPage(10), 60, Offload::None),
-        Err(Refusal::Owner),
+        Err(RequestViolation::Owner),
         "a page of a frame that is not done"
     );
     respond(&memory, 10, 0);

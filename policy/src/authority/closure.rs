@@ -101,12 +101,12 @@ impl Closure<'_> {
                 }
             }
         }
-        for grant in &around.holds {
+        for grant in &around.held_grants {
             let amount = self.granted_pages(*grant);
             self.push(subject, Object::Grant(*grant), Op::Issue, amount, &[Rule::Grant(*grant)]);
             self.push(subject, Object::Grant(*grant), Op::End, amount, &[Rule::Grant(*grant)]);
         }
-        for (queues, op) in [(&around.asks, Op::Request), (&around.serves, Op::Reply)] {
+        for (queues, op) in [(&around.client_queues, Op::Request), (&around.server_queues, Op::Reply)] {
             for queue in queues {
                 let depth = self.policy.queues.items.get(*queue).map_or(0, |item| u64::from(item.body.depth));
                 self.push(subject, Object::Queue(*queue), op, depth, &[Rule::Queue(*queue)]);
@@ -121,7 +121,7 @@ impl Closure<'_> {
     /// Adds what a service causes by asking: see [`effects`].
     fn delegated(&mut self, position: usize) {
         let index = self.index;
-        let asks = index.services.get(position).map_or(&[][..], |around| &around.asks);
+        let asks = index.services.get(position).map_or(&[][..], |around| &around.client_queues);
         for queue in asks {
             self.by_asking(position, position, &[Rule::Queue(*queue)]);
         }
@@ -137,15 +137,17 @@ impl Closure<'_> {
         let end = |rule: Rule| way.iter().copied().chain([rule]).collect::<Vec<_>>();
         let who = Subject::Service(subject);
         if effects.grants {
-            for grant in
-                asker.grants.iter().filter(|grant| index.grants.get(**grant).is_some_and(|g| g.holder == ends.to))
+            for grant in asker
+                .grants_on_behalf
+                .iter()
+                .filter(|grant| index.grants.get(**grant).is_some_and(|g| g.holder == ends.to))
             {
                 let amount = self.granted_pages(*grant);
                 self.push(who, Object::Grant(*grant), Op::Issue, amount, &end(Rule::Grant(*grant)));
                 self.push(who, Object::Grant(*grant), Op::End, amount, &end(Rule::Grant(*grant)));
             }
         }
-        if let (true, Some(entry)) = (effects.store, asker.paths) {
+        if let (true, Some(entry)) = (effects.store, asker.xenstore_entry) {
             let paths = policy.xenstore.items.get(entry).map_or(&[][..], |item| &item.body);
             for (path, right) in paths.iter().enumerate() {
                 for (op, has) in [(Op::Read, right.read), (Op::Write, right.write), (Op::Watch, right.watch)] {
@@ -163,7 +165,7 @@ impl Closure<'_> {
                 self.push(who, Object::Port(*port), Op::Send, 1, &end(Rule::Port(*port)));
             }
         }
-        for next in &server.asks {
+        for next in &server.client_queues {
             let interface = policy.queues.items.get(*next).map(|item| item.body.interface.value.as_str());
             if interface.is_some_and(|interface| effects.onward.contains(&interface)) {
                 self.by_asking(subject, ends.to, &end(Rule::Queue(*next)));

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::vocabulary::Rule;
 use crate::diagnostic::Span;
-use crate::model::{MapAccess, Peer, Policy, Source};
+use crate::model::{MapAccess, MapEntry, Peer, Policy, Source};
 
 /// Everything that refers to one service.
 #[derive(Default)]
@@ -12,17 +12,17 @@ pub(crate) struct ServiceLinks {
     /// The regions that it maps, with the position in the region's map.
     pub maps: Vec<(usize, usize)>,
     /// The queues of which it is the client.
-    pub asks: Vec<usize>,
+    pub client_queues: Vec<usize>,
     /// The queues that it serves.
-    pub serves: Vec<usize>,
+    pub server_queues: Vec<usize>,
     /// Its event channels.
     pub ports: Vec<usize>,
     /// The grants that it holds.
-    pub holds: Vec<usize>,
+    pub held_grants: Vec<usize>,
     /// The grants on its behalf.
-    pub grants: Vec<usize>,
+    pub grants_on_behalf: Vec<usize>,
     /// Its entry of `[xenstore]`.
-    pub paths: Option<usize>,
+    pub xenstore_entry: Option<usize>,
 }
 
 /// Everything that refers to one other domain.
@@ -36,14 +36,14 @@ pub(crate) struct DomainLinks {
 
 /// The ends of a queue.
 #[derive(Clone, Copy)]
-pub(crate) struct Ends {
+pub(crate) struct QueueEnds {
     pub from: usize,
     pub to: usize,
 }
 
 /// The entries that a grant rule names.
 #[derive(Clone, Copy)]
-pub(crate) struct Granted {
+pub(crate) struct GrantParties {
     pub region: usize,
     pub peer: usize,
     pub holder: usize,
@@ -61,9 +61,9 @@ pub(crate) struct Channel {
 pub(crate) struct Index {
     pub services: Vec<ServiceLinks>,
     pub domains: Vec<DomainLinks>,
-    pub queues: Vec<Ends>,
+    pub queues: Vec<QueueEnds>,
     pub ports: Vec<Channel>,
-    pub grants: Vec<Granted>,
+    pub grants: Vec<GrantParties>,
     /// For each region, the services that map it, and how.
     pub maps: Vec<Vec<(usize, MapAccess)>>,
     /// The grant of each region: at most one.
@@ -73,9 +73,9 @@ pub(crate) struct Index {
 }
 
 impl Index {
-    pub(crate) fn new(policy: &Policy) -> Index {
-        let service = |name: &str| policy.services.index(name).unwrap_or(usize::MAX);
-        let domain = |name: &str| policy.domains.index(name).unwrap_or(usize::MAX);
+    /// Returns the index of a policy. Returns `None` if it names an entry that is not defined, which
+    /// a checked policy does not.
+    pub(crate) fn new(policy: &Policy) -> Option<Index> {
         let mut index = Index {
             services: policy.services.items.iter().map(|_| ServiceLinks::default()).collect(),
             domains: policy.domains.items.iter().map(|_| DomainLinks::default()).collect(),
@@ -87,57 +87,60 @@ impl Index {
             clients: Vec::new(),
         };
         for (position, region) in policy.regions.items.iter().enumerate() {
-            let map: Vec<_> =
-                region.body.map.iter().map(|entry| (service(&entry.service.value), entry.how.value)).collect();
+            let mapper = |entry: &MapEntry| Some((policy.services.index(&entry.service.value)?, entry.how.value));
+            let map: Vec<_> = region.body.map.iter().map(mapper).collect::<Option<_>>()?;
             for (entry, (mapper, _)) in map.iter().enumerate() {
                 index.update(*mapper, |links| links.maps.push((position, entry)));
             }
             index.maps.push(map);
         }
         for (position, queue) in policy.queues.items.iter().enumerate() {
-            let ends = Ends { from: service(&queue.body.from.value), to: service(&queue.body.to.value) };
-            index.update(ends.from, |links| links.asks.push(position));
-            index.update(ends.to, |links| links.serves.push(position));
+            let ends = QueueEnds {
+                from: policy.services.index(&queue.body.from.value)?,
+                to: policy.services.index(&queue.body.to.value)?,
+            };
+            index.update(ends.from, |links| links.client_queues.push(position));
+            index.update(ends.to, |links| links.server_queues.push(position));
             index.queues.push(ends);
         }
         for (position, port) in policy.ports.items.iter().enumerate() {
             let peer = match &port.body.peer {
-                Peer::Domain(peer) => Some(domain(&peer.value)),
+                Peer::Domain(peer) => Some(policy.domains.index(&peer.value)?),
                 Peer::XenStore(_) => None,
             };
-            let channel = Channel { service: service(&port.body.service.value), peer };
+            let channel = Channel { service: policy.services.index(&port.body.service.value)?, peer };
             index.update(channel.service, |links| links.ports.push(position));
             if let Some(outside) = peer.and_then(|peer| index.domains.get_mut(peer)) {
                 outside.ports.push(position);
             }
             index.ports.push(channel);
         }
-        index.add_grants(policy);
+        index.add_grants(policy)?;
         for (position, entry) in policy.xenstore.items.iter().enumerate() {
-            let client = service(&entry.name.value);
-            index.update(client, |links| links.paths = Some(position));
+            let client = policy.services.index(&entry.name.value)?;
+            index.update(client, |links| links.xenstore_entry = Some(position));
             index.clients.push(client);
         }
-        index
+        Some(index)
     }
 
-    fn add_grants(&mut self, policy: &Policy) {
+    fn add_grants(&mut self, policy: &Policy) -> Option<()> {
         for (position, grant) in policy.grants.items.iter().enumerate() {
-            let service = |name: &str| policy.services.index(name).unwrap_or(usize::MAX);
-            let granted = Granted {
-                region: policy.regions.index(&grant.body.region.value).unwrap_or(usize::MAX),
-                peer: policy.domains.index(&grant.body.peer.value).unwrap_or(usize::MAX),
-                holder: service(&grant.body.held_by.value),
-                client: service(&grant.body.on_behalf_of.value),
+            let granted = GrantParties {
+                region: policy.regions.index(&grant.body.region.value)?,
+                peer: policy.domains.index(&grant.body.peer.value)?,
+                holder: policy.services.index(&grant.body.held_by.value)?,
+                client: policy.services.index(&grant.body.on_behalf_of.value)?,
             };
-            self.update(granted.holder, |links| links.holds.push(position));
-            self.update(granted.client, |links| links.grants.push(position));
+            self.update(granted.holder, |links| links.held_grants.push(position));
+            self.update(granted.client, |links| links.grants_on_behalf.push(position));
             if let Some(outside) = self.domains.get_mut(granted.peer) {
                 outside.grants.push(position);
             }
             self.granted.insert(granted.region, position);
             self.grants.push(granted);
         }
+        Some(())
     }
 
     fn update(&mut self, service: usize, change: impl FnOnce(&mut ServiceLinks)) {

@@ -13,13 +13,13 @@ use super::operation::{Effects, effects};
 use super::{Index, Object, Op, Right, Rule, Subject};
 use crate::model::{Policy, Source};
 
-/// The way by which a subject can do something.
+/// The rules from which it follows that a subject can do something.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Way {
+pub(crate) struct Derivation {
     /// The amount.
     pub amount: u64,
     /// The rules, in the order in which they are used.
-    pub path: Vec<Rule>,
+    pub rules: Vec<Rule>,
 }
 
 /// A chain of takeovers by which a subject would gain a right.
@@ -39,32 +39,34 @@ pub(crate) struct Search<'a> {
 }
 
 impl Search<'_> {
-    /// Returns the shortest way by which `subject` can do `op` to `object`, if there is one.
-    pub(crate) fn can(&self, subject: Subject, object: Object, op: Op) -> Option<Way> {
+    /// Returns the shortest derivation of `subject` doing `op` to `object`, if there is one.
+    pub(crate) fn derive(&self, subject: Subject, object: Object, op: Op) -> Option<Derivation> {
         if !op.applies_to(object) {
             return None;
         }
         match subject {
-            Subject::Service(service) => self.held(service, object, op).or_else(|| self.asked(service, object, op)),
-            outside => self.outside(outside, object, op),
+            Subject::Service(service) => {
+                self.by_own_capability(service, object, op).or_else(|| self.by_request(service, object, op))
+            }
+            outside => self.by_outsider(outside, object, op),
         }
     }
 
-    /// Returns the way by the service's own capabilities.
-    fn held(&self, service: usize, object: Object, op: Op) -> Option<Way> {
-        let way = |amount: u64, path: &[Rule]| Some(Way { amount, path: path.to_vec() });
+    /// Returns the derivation from the service's own capabilities.
+    fn by_own_capability(&self, service: usize, object: Object, op: Op) -> Option<Derivation> {
+        let derived = |amount: u64, rules: &[Rule]| Some(Derivation { amount, rules: rules.to_vec() });
         let item = self.policy.services.items.get(service)?;
         match object {
             Object::Itself => {
                 let (_, amount) = own_amounts(&item.body).into_iter().find(|(own, _)| *own == op)?;
-                way(amount, &[Rule::Service(service)])
+                derived(amount, &[Rule::Service(service)])
             }
-            Object::Image if item.body.after_limit == AfterLimit::StopImage => way(1, &[Rule::Service(service)]),
-            Object::Program(program) if program == service => way(1, &[Rule::Service(service)]),
-            Object::Region(region) => self.mapped(service, region, op),
+            Object::Image if item.body.after_limit == AfterLimit::StopImage => derived(1, &[Rule::Service(service)]),
+            Object::Program(program) if program == service => derived(1, &[Rule::Service(service)]),
+            Object::Region(region) => self.by_mapping(service, region, op),
             Object::Port(port) if op == Op::Receive => {
                 if self.index.ports.get(port)?.service == service {
-                    way(1, &[Rule::Port(port)])
+                    derived(1, &[Rule::Port(port)])
                 } else {
                     None
                 }
@@ -73,38 +75,38 @@ impl Search<'_> {
                 let (_, operation) = op.invocation(object)?;
                 let rights = self.policy.ports.items.get(port)?.body.rights.value;
                 let owner = self.index.ports.get(port)?.service == service;
-                if owner && rights.contains(operation.right()) { way(1, &[Rule::Port(port)]) } else { None }
+                if owner && rights.contains(operation.right()) { derived(1, &[Rule::Port(port)]) } else { None }
             }
             Object::Grant(grant) if self.index.grants.get(grant)?.holder == service => {
-                way(self.granted_pages(grant)?, &[Rule::Grant(grant)])
+                derived(self.granted_pages(grant)?, &[Rule::Grant(grant)])
             }
             Object::Queue(queue) => {
                 let ends = self.index.queues.get(queue)?;
                 let end = if op == Op::Request { ends.from } else { ends.to };
                 let depth = u64::from(self.policy.queues.items.get(queue)?.body.depth);
-                if end == service { way(depth, &[Rule::Queue(queue)]) } else { None }
+                if end == service { derived(depth, &[Rule::Queue(queue)]) } else { None }
             }
             _ => {
                 let (kind, operation) = op.invocation(object)?;
-                let held = item
+                let entry = item
                     .body
                     .held
                     .iter()
                     .position(|held| held.kind == kind && held.rights.contains(operation.right()))?;
-                way(1, &[Rule::HeldCapability(service, held)])
+                derived(1, &[Rule::HeldCapability(service, entry)])
             }
         }
     }
 
-    fn mapped(&self, service: usize, region: usize, op: Op) -> Option<Way> {
+    fn by_mapping(&self, service: usize, region: usize, op: Op) -> Option<Derivation> {
         let entry = self.index.maps.get(region)?.iter().position(|(mapper, _)| *mapper == service)?;
         let item = self.policy.regions.items.get(region)?;
         let writes = item.body.map.get(entry)?.how.value.writes();
         let map = Rule::Map(region, entry);
         let source = item.body.source.value;
         let amount = match (op, source) {
-            (Op::Read, _) => return Some(Way { amount: pages(source), path: vec![map] }),
-            (Op::Write, _) => return writes.then(|| Way { amount: pages(source), path: vec![map] }),
+            (Op::Read, _) => return Some(Derivation { amount: pages(source), rules: vec![map] }),
+            (Op::Write, _) => return writes.then(|| Derivation { amount: pages(source), rules: vec![map] }),
             (Op::Claim, Source::Fixed { pages }) => u64::from(pages),
             (Op::Claim, Source::Share { minimum, .. }) => u64::from(minimum),
             (Op::Weigh, Source::Share { weight, .. }) => u64::from(weight),
@@ -114,33 +116,35 @@ impl Search<'_> {
             (Op::Keep, _) if writes && !self.index.cleared_on_restart(self.policy, region) => 1,
             _ => return None,
         };
-        Some(Way { amount, path: vec![map, Rule::Region(region)] })
+        Some(Derivation { amount, rules: vec![map, Rule::Region(region)] })
     }
 
     fn granted_pages(&self, grant: usize) -> Option<u64> {
         Some(u64::from(self.policy.grants.items.get(grant)?.body.pages.value))
     }
 
-    /// Returns the way by requests to other services.
-    fn asked(&self, service: usize, object: Object, op: Op) -> Option<Way> {
+    /// Returns the derivation from requests to other services.
+    fn by_request(&self, service: usize, object: Object, op: Op) -> Option<Derivation> {
         match object {
             Object::Grant(grant) => {
                 let granted = self.index.grants.get(grant)?;
-                let way = self.queues_to(granted.holder, service, &|effects| effects.grants)?;
+                let queues = self.queues_to(granted.holder, service, &|effects| effects.grants)?;
                 // The rule is that of the direct client only, whoever asks that client.
-                let asker = way.last().and_then(|queue| self.index.queues.get(*queue))?.from;
+                let asker = queues.last().and_then(|queue| self.index.queues.get(*queue))?.from;
                 if asker != granted.client {
                     return None;
                 }
-                Some(Way { amount: self.granted_pages(grant)?, path: self.rules(&way, Rule::Grant(grant)) })
+                Some(Derivation { amount: self.granted_pages(grant)?, rules: self.chain(&queues, Rule::Grant(grant)) })
             }
             Object::Port(port) if op == Op::Send => {
                 let channel = self.index.ports.get(port)?;
                 let rights = self.policy.ports.items.get(port)?.body.rights.value;
                 let to_domain = channel.peer.is_some();
                 let caused = |effects: Effects| if to_domain { effects.events } else { effects.store };
-                let way = self.queues_to(channel.service, service, &caused)?;
-                rights.contains(Rights::SEND).then(|| Way { amount: 1, path: self.rules(&way, Rule::Port(port)) })
+                let queues = self.queues_to(channel.service, service, &caused)?;
+                rights
+                    .contains(Rights::SEND)
+                    .then(|| Derivation { amount: 1, rules: self.chain(&queues, Rule::Port(port)) })
             }
             Object::Path(entry, path) => {
                 let right = self.policy.xenstore.items.get(entry)?.body.get(path)?;
@@ -151,15 +155,15 @@ impl Search<'_> {
                 };
                 let client = *self.index.clients.get(entry)?;
                 let around = self.index.services.get(client)?;
-                let queue = around.asks.iter().copied().find(|queue| self.effects(*queue).store)?;
+                let queue = around.client_queues.iter().copied().find(|queue| self.effects(*queue).store)?;
                 (has && client == service)
-                    .then(|| Way { amount: 1, path: self.rules(&[queue], Rule::Path(entry, path)) })
+                    .then(|| Derivation { amount: 1, rules: self.chain(&[queue], Rule::Path(entry, path)) })
             }
             _ => None,
         }
     }
 
-    fn rules(&self, queues: &[usize], last: Rule) -> Vec<Rule> {
+    fn chain(&self, queues: &[usize], last: Rule) -> Vec<Rule> {
         queues.iter().map(|queue| Rule::Queue(*queue)).chain([last]).collect()
     }
 
@@ -172,8 +176,8 @@ impl Search<'_> {
     /// The interface of the last queue has the wanted effect. Each interface before it passes
     /// requests on over the next one. Requests form no cycle, so this ends.
     fn queues_to(&self, server: usize, client: usize, wanted: &dyn Fn(Effects) -> bool) -> Option<Vec<usize>> {
-        let serves = &self.index.services.get(server)?.serves;
-        let wanted_here = || serves.iter().copied().filter(|queue| wanted(self.effects(*queue)));
+        let served = &self.index.services.get(server)?.server_queues;
+        let wanted_here = || served.iter().copied().filter(|queue| wanted(self.effects(*queue)));
         if let Some(queue) =
             wanted_here().find(|queue| self.index.queues.get(*queue).is_some_and(|ends| ends.from == client))
         {
@@ -182,14 +186,14 @@ impl Search<'_> {
         wanted_here().find_map(|queue| {
             let asker = self.index.queues.get(queue)?.from;
             let interface = self.policy.queues.items.get(queue)?.body.interface.value.as_str();
-            let mut way = self.queues_to(asker, client, &|effects| effects.onward.contains(&interface))?;
-            way.push(queue);
-            Some(way)
+            let mut queues = self.queues_to(asker, client, &|effects| effects.onward.contains(&interface))?;
+            queues.push(queue);
+            Some(queues)
         })
     }
 
-    fn outside(&self, subject: Subject, object: Object, op: Op) -> Option<Way> {
-        let one = |rule| Some(Way { amount: 1, path: vec![rule] });
+    fn by_outsider(&self, subject: Subject, object: Object, op: Op) -> Option<Derivation> {
+        let one = |rule| Some(Derivation { amount: 1, rules: vec![rule] });
         match object {
             Object::Region(region) if matches!(op, Op::Read | Op::Write) => match subject {
                 Subject::Domain(domain) => {
@@ -197,8 +201,10 @@ impl Search<'_> {
                     let item = self.policy.grants.items.get(grant)?;
                     let allowed = op == Op::Read || item.body.access.value == Access::ReadWrite;
                     let peer = self.index.grants.get(grant)?.peer == domain;
-                    (peer && allowed)
-                        .then(|| Way { amount: u64::from(item.body.pages.value), path: vec![Rule::Grant(grant)] })
+                    (peer && allowed).then(|| Derivation {
+                        amount: u64::from(item.body.pages.value),
+                        rules: vec![Rule::Grant(grant)],
+                    })
                 }
                 _ => match self.policy.regions.items.get(region)?.body.source.value {
                     Source::Module | Source::CommandLine if subject == Subject::Toolstack => one(Rule::Region(region)),

@@ -46,7 +46,7 @@ impl Nodes {
         for (position, item) in policy.services.items.iter().enumerate() {
             let body = &item.body;
             let held: Vec<_> = body.held.iter().map(|held| (held.kind as u8, held.rights.bits())).collect();
-            let entry = index.services.get(position).and_then(|around| around.paths);
+            let entry = index.services.get(position).and_then(|around| around.xenstore_entry);
             let paths = entry.and_then(|entry| policy.xenstore.items.get(entry)).map(|item| {
                 item.body
                     .iter()

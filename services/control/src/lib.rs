@@ -11,14 +11,11 @@ use core::time::Duration;
 
 use cloister_interfaces::capability::{Clock, Console, Power};
 use cloister_interfaces::control::{Control, Request as ControlRequest};
-use cloister_interfaces::store::{Action, Failure, Path, Reply, Request, Store, Value};
+use cloister_interfaces::store::{Action, PathLiteral, Reply, Request, Store, StoreError, Value};
 use cloister_interfaces::{Client, Instant, Memory, Notifications, Service, System};
 
 /// The node that carries the toolstack's command.
-const SHUTDOWN: &str = "control/shutdown";
-/// The features of the domain, for the toolstack. It does no harm if a node cannot be written.
-const FEATURES: [(&str, &[u8]); 3] =
-    [("control/feature-poweroff", b"1"), ("control/feature-reboot", b"1"), ("control/feature-suspend", b"0")];
+const SHUTDOWN: PathLiteral = PathLiteral::new("control/shutdown");
 /// The time that tcpip has to close its connections.
 const QUIESCE_TIME: Duration = Duration::from_secs(10);
 /// The time that the XenStore service has to answer a request before the step is given up.
@@ -75,9 +72,42 @@ impl Command {
     }
 }
 
+/// A feature of the domain that the toolstack is told of. It does no harm if its node cannot be
+/// written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Feature {
+    PowerOff,
+    Reboot,
+    Suspend,
+}
+
+impl Feature {
+    /// Returns its node, and the digit in it: 1 if the domain has the feature.
+    fn node(self) -> (PathLiteral, u8) {
+        const POWER_OFF: PathLiteral = PathLiteral::new("control/feature-poweroff");
+        const REBOOT: PathLiteral = PathLiteral::new("control/feature-reboot");
+        const SUSPEND: PathLiteral = PathLiteral::new("control/feature-suspend");
+        match self {
+            Feature::PowerOff => (POWER_OFF, b'1'),
+            Feature::Reboot => (REBOOT, b'1'),
+            Feature::Suspend => (SUSPEND, b'0'),
+        }
+    }
+
+    /// Returns the step after its node was written.
+    fn next_step(self) -> Step {
+        match self {
+            Feature::PowerOff => Step::Feature(Feature::Reboot),
+            Feature::Reboot => Step::Feature(Feature::Suspend),
+            Feature::Suspend => Step::Watch,
+        }
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Step {
-    Feature(usize),
+    /// Writes the node of a feature.
+    Feature(Feature),
     Watch,
     Idle,
     /// The transaction that reads a command and acknowledges it.
@@ -85,15 +115,44 @@ enum Step {
     Read,
     Acknowledge(Command),
     Commit(Command),
-    Abort,
+    /// Ends a transaction without effect.
+    Abort(AfterAbort),
     /// The pause after a failure, until this time.
     Pause(Instant),
-    /// tcpip must be asked to close its connections.
-    Quiesce(PowerAction),
+    /// tcpip must be asked to close its connections. The domain ends at `end_at` in any case.
+    Quiesce {
+        action: PowerAction,
+        end_at: Instant,
+    },
     /// tcpip was asked, and is closing its connections.
-    Quiescing(PowerAction),
+    Quiescing {
+        action: PowerAction,
+        end_at: Instant,
+    },
+    /// tcpip has closed its connections: the domain can end.
+    Quiet(PowerAction),
     /// The kernel refused to end the domain.
     Refused,
+}
+
+/// What follows an aborted transaction.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum AfterAbort {
+    /// Nothing: the node has no command to carry out.
+    Idle,
+    /// A pause: a step failed.
+    Pause,
+}
+
+/// The node, as far as the service knows it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Node {
+    /// It is not watched yet.
+    Unwatched,
+    /// It may have changed since it was last read.
+    Changed,
+    /// It was read since it last changed.
+    Read,
 }
 
 /// The service.
@@ -104,19 +163,11 @@ struct Controller<S, M> {
     store: Client<Store, S, M>,
     control: Client<Control, S, M>,
     step: Step,
-    watching: bool,
-    /// The node may have changed since it was last read.
-    changed: bool,
+    node: Node,
     conflicts: u8,
-    /// Pause when the transaction is aborted.
-    pause_after_abort: bool,
     next_id: u16,
     /// The id of the request that has no answer yet, and the time at which it is given up.
     pending_request: Option<(u16, Instant)>,
-    /// The time at which the domain ends even if tcpip has open connections.
-    end_at: Instant,
-    /// tcpip has closed its connections.
-    quiet: bool,
     /// The suspend command that is in the node was logged.
     suspend_logged: bool,
     /// The pass ended at a limit: the next begins at once.
@@ -136,15 +187,11 @@ impl<S: System, M: Memory> Controller<S, M> {
             power: caps.power,
             store: caps.store,
             control: caps.control,
-            step: Step::Feature(0),
-            watching: false,
-            changed: false,
+            step: Step::Feature(Feature::PowerOff),
+            node: Node::Unwatched,
             conflicts: 0,
-            pause_after_abort: false,
             next_id: 0,
             pending_request: None,
-            end_at: Instant::START,
-            quiet: false,
             suspend_logged: false,
             work_left: false,
         }
@@ -153,35 +200,36 @@ impl<S: System, M: Memory> Controller<S, M> {
     /// Handles a message of tcpip and one of the XenStore service. Returns `true` if there was any.
     fn handle_replies(&mut self, now: Instant) -> bool {
         let reply = self.control.replies.pop();
-        // The interface has one reply. Repeated ones mean the same as one.
-        self.quiet |= matches!(reply, Some(Ok(_)));
+        // The interface has one reply. Repeated ones mean the same as one, and one that nobody
+        // asked for means nothing.
+        if let (Some(Ok(_)), Step::Quiescing { action, .. }) = (&reply, self.step) {
+            self.step = Step::Quiet(action);
+        }
         match self.store.replies.pop() {
             None => return reply.is_some(),
-            Some(Ok(Reply::Changed { .. })) => self.changed = true,
+            Some(Ok(Reply::Changed { .. })) => self.note_change(),
             Some(Ok(Reply::Answer { id, result })) => {
                 if self.pending_request.is_some_and(|(pending, _)| pending == id) {
                     self.pending_request = None;
                     self.handle_answer(result, now);
                 }
             }
-            Some(Err(_)) => self.console.line(format_args!("malformed message from xenstore")),
+            Some(Err(malformed)) => self.console.line(format_args!("violation by xenstore: {malformed}")),
         }
         true
     }
 
-    fn handle_answer(&mut self, result: Result<Value, Failure>, now: Instant) {
+    fn handle_answer(&mut self, result: Result<Value, StoreError>, now: Instant) {
         self.step = match (self.step, result) {
-            (Step::Feature(index), _) if index + 1 < FEATURES.len() => Step::Feature(index + 1),
-            (Step::Feature(_), _) => Step::Watch,
+            (Step::Feature(feature), _) => feature.next_step(),
             // `Other` is a watch that an earlier run of this service has left.
-            (Step::Watch, Ok(_) | Err(Failure::Other)) => {
-                self.watching = true;
-                self.changed = true;
+            (Step::Watch, Ok(_) | Err(StoreError::Other)) => {
+                self.node = Node::Changed;
                 Step::Idle
             }
             (Step::Begin, Ok(_)) => Step::Read,
             (Step::Read, Ok(text)) => self.handle_command(&text),
-            (Step::Read, Err(Failure::NotFound)) => Step::Abort,
+            (Step::Read, Err(StoreError::NotFound)) => Step::Abort(AfterAbort::Idle),
             (Step::Acknowledge(command), Ok(_)) => Step::Commit(command),
             (Step::Commit(command), Ok(_)) => {
                 self.conflicts = 0;
@@ -190,26 +238,30 @@ impl<S: System, M: Memory> Controller<S, M> {
                     _ => Step::Idle,
                 }
             }
-            (Step::Commit(_), Err(Failure::Again)) if self.conflicts < MAX_CONFLICTS => {
+            (Step::Commit(_), Err(StoreError::Again)) if self.conflicts < MAX_CONFLICTS => {
                 self.conflicts += 1;
                 Step::Begin
             }
-            (Step::Abort, _) if core::mem::take(&mut self.pause_after_abort) => Step::Pause(now + RETRY_PAUSE),
-            (Step::Abort, _) => Step::Idle,
+            (Step::Abort(AfterAbort::Pause), _) => Step::Pause(now + RETRY_PAUSE),
+            (Step::Abort(AfterAbort::Idle), _) => Step::Idle,
             (step, _) => self.handle_failure(step, now),
         };
     }
 
+    /// Notes that the node must be read again. Before it is watched, it is not read.
+    fn note_change(&mut self) {
+        if self.node != Node::Unwatched {
+            self.node = Node::Changed;
+        }
+    }
+
     fn handle_failure(&mut self, step: Step, now: Instant) -> Step {
-        self.console.line(format_args!("XenStore refused a step; trying again"));
+        self.console.line(format_args!("a step failed in XenStore; trying again"));
         self.conflicts = 0;
-        self.changed = true;
+        self.note_change();
         match step {
             // If a transaction cannot begin, an earlier run of this service may have left one open.
-            Step::Begin | Step::Read | Step::Acknowledge(_) => {
-                self.pause_after_abort = true;
-                Step::Abort
-            }
+            Step::Begin | Step::Read | Step::Acknowledge(_) => Step::Abort(AfterAbort::Pause),
             _ => Step::Pause(now + RETRY_PAUSE),
         }
     }
@@ -230,7 +282,7 @@ impl<S: System, M: Memory> Controller<S, M> {
         }
         self.suspend_logged = suspend;
         match command {
-            Command::None | Command::Suspend => Step::Abort,
+            Command::None | Command::Suspend => Step::Abort(AfterAbort::Idle),
             command => Step::Acknowledge(command),
         }
     }
@@ -239,37 +291,38 @@ impl<S: System, M: Memory> Controller<S, M> {
     fn begin_quiesce(&mut self, action: PowerAction, now: Instant) -> Step {
         let word = if action == PowerAction::Reboot { "reboot" } else { "power off" };
         self.console.line(format_args!("the toolstack asks to {word}; closing connections"));
-        self.end_at = now + QUIESCE_TIME;
-        self.quiet = false;
-        Step::Quiesce(action)
+        Step::Quiesce { action, end_at: now + QUIESCE_TIME }
     }
 
     /// Makes the next step. Returns `true` if there was one to make.
     fn advance(&mut self, now: Instant) -> bool {
         match self.step {
-            Step::Quiesce(action) if now < self.end_at => {
+            Step::Quiesce { action, end_at } | Step::Quiescing { action, end_at } if now >= end_at => {
+                self.console.line(format_args!("connections are not closed in time; ending the domain anyway"));
+                self.end_domain(action);
+                return false;
+            }
+            Step::Quiesce { action, end_at } => {
                 if self.control.requests.send(&ControlRequest::Quiesce).is_err() {
                     return false;
                 }
-                self.step = Step::Quiescing(action);
+                self.step = Step::Quiescing { action, end_at };
                 return true;
             }
-            Step::Quiesce(action) | Step::Quiescing(action) => {
-                if self.quiet || now >= self.end_at {
-                    self.end_domain(action);
-                }
+            Step::Quiet(action) => {
+                self.end_domain(action);
                 return false;
             }
-            Step::Idle if self.changed => {
-                self.changed = false;
+            Step::Idle if self.node == Node::Changed => {
+                self.node = Node::Read;
                 self.step = Step::Begin;
                 return true;
             }
             Step::Pause(until) if now >= until => {
-                self.step = if self.watching { Step::Idle } else { Step::Watch };
+                self.step = if self.node == Node::Unwatched { Step::Watch } else { Step::Idle };
                 return true;
             }
-            Step::Idle | Step::Pause(_) | Step::Refused => return false,
+            Step::Idle | Step::Pause(_) | Step::Quiescing { .. } | Step::Refused => return false,
             _ => {}
         }
         if let Some((_, until)) = self.pending_request {
@@ -285,19 +338,23 @@ impl<S: System, M: Memory> Controller<S, M> {
     /// Sends the step's request to the XenStore service. Returns `false`: the next step waits for
     /// the answer.
     fn send_request(&mut self, now: Instant) -> bool {
-        let shutdown = || Path::from(SHUTDOWN).unwrap_or_default();
         let action = match self.step {
-            Step::Feature(index) => {
-                let (path, value) = FEATURES.get(index).copied().unwrap_or_default();
-                Action::Write(Path::from(path).unwrap_or_default(), value.iter().copied().collect())
+            Step::Feature(feature) => {
+                let (node, digit) = feature.node();
+                Action::Write(node.into(), Value::from_iter([digit]))
             }
-            Step::Watch => Action::Watch(shutdown(), 0),
+            Step::Watch => Action::Watch(SHUTDOWN.into(), 0),
             Step::Begin => Action::Begin,
-            Step::Read => Action::Read(shutdown()),
-            Step::Acknowledge(_) => Action::Write(shutdown(), Value::new()),
+            Step::Read => Action::Read(SHUTDOWN.into()),
+            Step::Acknowledge(_) => Action::Write(SHUTDOWN.into(), Value::new()),
             Step::Commit(_) => Action::Commit,
-            Step::Abort => Action::Abort,
-            Step::Idle | Step::Pause(_) | Step::Quiesce(_) | Step::Quiescing(_) | Step::Refused => return false,
+            Step::Abort(_) => Action::Abort,
+            Step::Idle
+            | Step::Pause(_)
+            | Step::Quiesce { .. }
+            | Step::Quiescing { .. }
+            | Step::Quiet(_)
+            | Step::Refused => return false,
         };
         self.next_id = self.next_id.wrapping_add(1);
         // If the queue is full, this service is notified when there is room.
@@ -309,9 +366,6 @@ impl<S: System, M: Memory> Controller<S, M> {
 
     /// Powers off or reboots. Returns only if the kernel refuses.
     fn end_domain(&mut self, action: PowerAction) {
-        if !self.quiet {
-            self.console.line(format_args!("connections are not closed in time; ending the domain anyway"));
-        }
         self.step = Step::Refused;
         match action {
             PowerAction::PowerOff => self.power.off(),
@@ -340,7 +394,7 @@ impl<S: System, M: Memory> Service for Controller<S, M> {
         }
         match self.step {
             Step::Pause(until) => Some(until),
-            Step::Quiesce(_) | Step::Quiescing(_) => Some(self.end_at),
+            Step::Quiesce { end_at, .. } | Step::Quiescing { end_at, .. } => Some(end_at),
             _ => self.pending_request.map(|(_, until)| until),
         }
     }

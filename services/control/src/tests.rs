@@ -85,8 +85,9 @@ fn features_are_published_and_an_empty_node_is_no_command() {
 #[test]
 fn features_that_cannot_be_written_are_no_harm() {
     let mut world = World::new();
-    world.store.refuse =
-        Some(|action| matches!(action, Action::Write(path, _) if path.contains("feature")).then_some(Failure::Access));
+    world.store.refuse = Some(|action| {
+        matches!(action, Action::Write(path, _) if path.contains("feature")).then_some(StoreError::Access)
+    });
     world.command("poweroff");
     assert!(world.quiesced());
 }
@@ -172,7 +173,7 @@ fn conflicts_are_tried_again_at_once_and_then_after_a_pause() {
 #[test]
 fn a_watch_that_fails_is_set_later() {
     let mut world = World::new();
-    world.store.refuse = Some(|action| matches!(action, Action::Watch(..)).then_some(Failure::Timeout));
+    world.store.refuse = Some(|action| matches!(action, Action::Watch(..)).then_some(StoreError::Timeout));
     world.settle();
     world.store.refuse = None;
     world.daemon.set(NODE, "reboot");
@@ -184,10 +185,14 @@ fn a_watch_that_fails_is_set_later() {
 fn a_read_that_fails_leaves_no_transaction_open() {
     let mut world = World::new();
     world.settle();
-    world.store.refuse = Some(|action| matches!(action, Action::Read(_)).then_some(Failure::Access));
+    world.store.refuse = Some(|action| matches!(action, Action::Read(_)).then_some(StoreError::Access));
     world.daemon.set(NODE, "reboot");
     world.settle();
-    assert_eq!(world.system.console().matches("refused a step").count(), 1, "a pause between attempts");
+    assert_eq!(
+        world.system.console().matches("a step failed in XenStore; trying again\n").count(),
+        1,
+        "a pause between attempts"
+    );
     world.store.refuse = None;
     world.pass(5);
     assert!(world.quiesced());

@@ -6,7 +6,7 @@ use arrayvec::ArrayVec;
 use cloister_caps::{DomId, GrantRef, InvokeError, Status};
 use cloister_interfaces::capability::{Clock, Console, Grant};
 use cloister_interfaces::grants::{Grants, Reply, Request};
-use cloister_interfaces::rules::{ClientGrantRule, decode_rules};
+use cloister_interfaces::rules::{ClientGrantRule, ClientIndex, RuleIndex, decode_rules};
 use cloister_interfaces::{Instant, Memory, Notifications, PageRun, Server, Service, System};
 
 use crate::capabilities::{Caps, MAX_CLIENTS, MAX_RULES};
@@ -61,7 +61,7 @@ struct Rule<S> {
     state: RuleState,
     /// The client that used the rule last, and its number for the rule. `None` before the first
     /// request.
-    owner: Option<(usize, u8)>,
+    owner: Option<(ClientIndex, u8)>,
     /// The last grant ended after a retry, and the client must be told.
     released: bool,
 }
@@ -71,7 +71,7 @@ struct ClientState<S, M> {
     /// An answer that found the reply queue full. No request is taken until it is gone.
     answer: Option<Reply>,
     /// The rule that the client's request is ending. No request is taken until it is done.
-    active_rule: Option<usize>,
+    active_rule: Option<RuleIndex>,
 }
 
 /// The service.
@@ -114,47 +114,45 @@ impl<S: System, M: Memory> GrantManager<S, M> {
     }
 
     /// Returns the rule that a client calls `number`, if the policy gives it that rule.
-    fn find_rule(&self, client: usize, number: u8) -> Option<ClientGrantRule> {
-        let mut own =
-            decode_rules::<ClientGrantRule>(self.client_rules).filter(|rule| usize::from(rule.client) == client);
-        own.nth(usize::from(number)).filter(|rule| usize::from(rule.rule) < self.rules.len())
+    fn find_rule(&self, client: ClientIndex, number: u8) -> Option<ClientGrantRule> {
+        let mut own = decode_rules::<ClientGrantRule>(self.client_rules).filter(|rule| rule.client == client);
+        own.nth(usize::from(number)).filter(|rule| rule.rule.index() < self.rules.len())
     }
 
-    fn answer_client(&mut self, client: usize, reply: Reply) {
+    fn answer_client(&mut self, client: ClientIndex, reply: Reply) {
         self.any_answered = true;
-        if let Some(state) = self.clients.get_mut(client) {
+        if let Some(state) = self.clients.get_mut(client.index()) {
             state.active_rule = None;
             state.answer = Some(reply);
             state.send_answer();
         }
     }
 
-    fn refuse(&mut self, client: usize, rule: u8, why: &str) {
-        self.console.line(format_args!("refused client {client}, rule {rule}: {why}"));
+    fn refuse(&mut self, client: ClientIndex, rule: u8, why: &str) {
+        self.console.line(format_args!("refused {client}, rule {rule}: {why}"));
         self.answer_client(client, Reply::Refused { rule });
     }
 
     /// Takes the client's next request if none is under way. Returns `true` if there was one.
-    fn take_request(&mut self, client: usize) -> bool {
-        let Some(state) = self.clients.get_mut(client) else { return false };
+    fn take_request(&mut self, client: ClientIndex) -> bool {
+        let Some(state) = self.clients.get_mut(client.index()) else { return false };
         if state.active_rule.is_some() || state.answer.is_some() {
             return false;
         }
         match state.server.requests.pop() {
             None => return false,
-            Some(Err(_)) => self.console.line(format_args!("client {client} sent a malformed request")),
+            Some(Err(malformed)) => self.console.line(format_args!("violation by {client}: {malformed}")),
             Some(Ok(request)) => self.begin_request(client, request),
         }
         true
     }
 
-    fn begin_request(&mut self, client: usize, request: Request) {
+    fn begin_request(&mut self, client: ClientIndex, request: Request) {
         let (Request::Issue { rule: number, .. } | Request::End { rule: number }) = request;
         let Some(entry) = self.find_rule(client, number) else {
             return self.refuse(client, number, "the policy gives it no such rule");
         };
-        let index = usize::from(entry.rule);
-        let Some(rule) = self.rules.get_mut(index) else { return };
+        let Some(rule) = self.rules.get_mut(entry.rule.index()) else { return };
         if rule.state != RuleState::Idle && rule.owner.is_some_and(|(owner, _)| owner != client) {
             return self.refuse(client, number, "another client uses the rule");
         }
@@ -175,8 +173,8 @@ impl<S: System, M: Memory> GrantManager<S, M> {
             Request::End { .. } => {
                 rule.ending = rule.granted.clone();
                 rule.state = RuleState::Ending { next: 0, reason: Reason::Requested };
-                if let Some(state) = self.clients.get_mut(client) {
-                    state.active_rule = Some(index);
+                if let Some(state) = self.clients.get_mut(client.index()) {
+                    state.active_rule = Some(entry.rule);
                 }
             }
         }
@@ -247,7 +245,9 @@ impl<S: System, M: Memory> GrantManager<S, M> {
     fn notify_released(&mut self) {
         for rule in self.rules.iter_mut().filter(|rule| rule.released) {
             let Some((client, number)) = rule.owner else { continue };
-            let Some(state) = self.clients.get_mut(client).filter(|state| state.answer.is_none()) else { continue };
+            let Some(state) = self.clients.get_mut(client.index()).filter(|state| state.answer.is_none()) else {
+                continue;
+            };
             rule.released = state.server.replies.push(&Reply::Ended { rule: number, still_mapped: 0 }).is_err();
         }
     }
@@ -309,15 +309,15 @@ impl<S: System, M: Memory> Service for GrantManager<S, M> {
         let mut budget = PAGES_PER_CALL;
         self.clients.iter_mut().for_each(ClientState::send_answer);
         let mut unread = false;
-        for client in 0..self.clients.len() {
+        for client in ClientIndex::first(self.clients.len()) {
             // As many requests as there are rules. Further ones wait for the next pass.
             for _ in 0..MAX_RULES {
                 self.work_left = self.take_request(client);
                 if !self.work_left {
                     break;
                 }
-                if let Some(index) = self.clients.get(client).and_then(|state| state.active_rule) {
-                    self.advance(index, now, &mut budget);
+                if let Some(rule) = self.clients.get(client.index()).and_then(|state| state.active_rule) {
+                    self.advance(rule.index(), now, &mut budget);
                 }
             }
             unread |= self.work_left;

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use cloister_caps::{DomId, GrantRef, Operation, Slot, Status};
 use cloister_interfaces::capability::{Clock, Console, Grant};
 use cloister_interfaces::grants::{Grants, Reply, Request};
-use cloister_interfaces::rules::{self, ClientGrantRule};
+use cloister_interfaces::rules::{self, ClientGrantRule, ClientIndex, RuleIndex};
 use cloister_interfaces::{Client, Instant, Notifications, PageRun, Service};
 use cloister_sim::{ChannelMemory, Recorder, SharedMemory};
 use proptest::prelude::*;
@@ -43,7 +43,13 @@ fn blob(entries: &[ClientGrantRule]) -> &'static [u8] {
 
 impl World {
     fn new(depth: u32) -> World {
-        let entry = |client, rule, count| ClientGrantRule { client, rule, count, peer_first: 0, peer_last: 3 };
+        let entry = |client, rule, count| ClientGrantRule {
+            client: ClientIndex(client),
+            rule: RuleIndex(rule),
+            count,
+            peer_first: 0,
+            peer_last: 3,
+        };
         World::with(depth, &[entry(0, 0, 2), entry(1, 1, 8), entry(0, 2, 128)])
     }
 
@@ -185,21 +191,25 @@ fn a_request_for_no_pages_or_for_pages_past_the_last_number_is_malformed() {
         world.run();
         assert_eq!(world.replies(0), []);
         assert_eq!(world.kernel.borrow().granted.len(), 0);
-        assert_eq!(world.system.console(), "client 0 sent a malformed request\n");
+        assert_eq!(world.system.console(), "violation by client 0: a message with a number out of range at byte 2\n");
         assert!(matches!(world.ask(0, issue(0, 0, 2))[..], [Reply::Issued { .. }]), "the next one is served");
     }
 }
 
 #[test]
 fn peers_on_both_sides_of_the_rules_limits() {
-    let mut world = World::with(8, &[ClientGrantRule { client: 0, rule: 0, count: 2, peer_first: 2, peer_last: 4 }]);
+    let mut world = World::with(
+        8,
+        &[ClientGrantRule { client: ClientIndex(0), rule: RuleIndex(0), count: 2, peer_first: 2, peer_last: 4 }],
+    );
     for (peer, granted) in [(0, false), (1, false), (2, true), (3, true), (4, true), (5, false), (u16::MAX, false)] {
         let reply = world.ask(0, Request::Issue { rule: 0, pages: run(0, 1), peer: DomId(peer) });
         assert_eq!(matches!(reply[..], [Reply::Issued { .. }]), granted, "{peer}");
         world.ask(0, Request::End { rule: 0 });
     }
     // A range that includes reserved domids.
-    let whole = ClientGrantRule { client: 0, rule: 0, count: 2, peer_first: 0, peer_last: u16::MAX };
+    let whole =
+        ClientGrantRule { client: ClientIndex(0), rule: RuleIndex(0), count: 2, peer_first: 0, peer_last: u16::MAX };
     let reply = World::with(8, &[whole]).ask(0, Request::Issue { rule: 0, pages: run(0, 1), peer: DomId::SELF });
     assert_eq!(reply, [Reply::Refused { rule: 0 }]);
 }
@@ -207,13 +217,19 @@ fn peers_on_both_sides_of_the_rules_limits() {
 #[test]
 fn a_rule_that_the_service_does_not_hold_is_refused() {
     // It holds three.
-    let beyond = ClientGrantRule { client: 0, rule: 3, count: 2, peer_first: 0, peer_last: 3 };
+    let beyond = ClientGrantRule { client: ClientIndex(0), rule: RuleIndex(3), count: 2, peer_first: 0, peer_last: 3 };
     assert_eq!(World::with(8, &[beyond]).ask(0, issue(0, 0, 1)), [Reply::Refused { rule: 0 }]);
 }
 
 #[test]
 fn while_one_client_uses_a_rule_another_does_not() {
-    let shared = |client| ClientGrantRule { client, rule: 2, count: 128, peer_first: 0, peer_last: 3 };
+    let shared = |client| ClientGrantRule {
+        client: ClientIndex(client),
+        rule: RuleIndex(2),
+        count: 128,
+        peer_first: 0,
+        peer_last: 3,
+    };
     let mut world = World::with(8, &[shared(0), shared(1)]);
     assert!(matches!(world.ask(0, issue(0, 0, 4))[..], [Reply::Issued { .. }]));
     assert!(matches!(world.ask(1, issue(0, 4, 4))[..], [Reply::Issued { .. }]), "nothing is under way");
@@ -230,7 +246,13 @@ fn while_one_client_uses_a_rule_another_does_not() {
 
 #[test]
 fn a_call_takes_as_many_requests_of_a_client_as_there_are_rules_and_forgets_no_other() {
-    let rule = |client, rule, count| ClientGrantRule { client, rule, count, peer_first: 0, peer_last: 3 };
+    let rule = |client, rule, count| ClientGrantRule {
+        client: ClientIndex(client),
+        rule: RuleIndex(rule),
+        count,
+        peer_first: 0,
+        peer_last: 3,
+    };
     for others in [false, true] {
         let mut world = World::with(16, &[rule(0, 0, 2), rule(1, 2, 128)]);
         if others {

@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 use arrayvec::{ArrayString, ArrayVec};
 
 use crate::head::Content;
-use crate::response::Response;
+use crate::response::{AfterResponse, Response};
 
 /// The number of responses that are kept: a power of two.
 const ENTRIES: usize = 32;
@@ -58,7 +58,9 @@ impl ResponseCache {
 
     /// Keeps the response to a request without a body, if the next one would be the same.
     pub fn keep(&mut self, request: &[u8], second: Option<u64>, head: &str, response: Response) {
-        let same = response.discard == 0 && !response.linger && !matches!(response.content, Content::Page(_));
+        let same = response.discard == 0
+            && response.then != AfterResponse::Linger
+            && !matches!(response.content, Content::Page(_));
         if !same || self.0.is_empty() {
             return;
         }
@@ -93,7 +95,7 @@ mod tests {
     use crate::response::{Answer, Context, respond};
     use crate::{request, site::tests::site};
 
-    const RESPONSE: Response = Response { content: Content::Bytes(b"x"), close: false, linger: false, discard: 0 };
+    const RESPONSE: Response = Response { content: Content::Bytes(b"x"), then: AfterResponse::KeepOpen, discard: 0 };
 
     #[test]
     fn a_response_is_found_by_exactly_its_request_in_its_second() {
@@ -110,7 +112,7 @@ mod tests {
         let mut cache = ResponseCache::new();
         for response in [
             Response { discard: 1, ..RESPONSE },
-            Response { linger: true, ..RESPONSE },
+            Response { then: AfterResponse::Linger, ..RESPONSE },
             Response { content: Content::Page(Duration::ZERO), ..RESPONSE },
         ] {
             cache.keep(b"GET /a", None, "head", response);

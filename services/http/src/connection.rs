@@ -5,15 +5,16 @@
 
 mod serve;
 
+use core::fmt;
 use core::time::Duration;
 
-use cloister_interfaces::Instant;
 use cloister_interfaces::socket::{ConnectionId, Constant, Layout, Request as SocketRequest, Ring};
+use cloister_interfaces::{Instant, Malformed};
 
 use crate::cache::ResponseCache;
 use crate::head::{Head, MAX_HEAD};
 use crate::page;
-use crate::response::{Context, Sink};
+use crate::response::{AfterResponse, Context, Sink};
 
 /// The time that a new connection may take to send its first request, and any connection to
 /// complete one.
@@ -23,9 +24,9 @@ const IDLE_TIME: Duration = Duration::from_secs(15);
 /// How far a peer may be behind the least rate, in ns. It is measured while a request's body is
 /// due, or a response is not taken.
 const MAX_BEHIND: u64 = 30_000_000_000;
-/// How far behind a peer is spared even if others wait to connect, in ns. tcpip reports what it
+/// How far a peer may be behind while others wait to connect, in ns. tcpip reports what it
 /// sends of the archive once a second.
-const SPARED_BEHIND: u64 = 2_000_000_000;
+const MAX_BEHIND_PRESSED: u64 = 2_000_000_000;
 /// The time that a byte takes at the least rate of 500 bytes a second, in ns.
 const NS_PER_BYTE: u64 = 2_000_000;
 /// The same while others wait to connect: 16,000 bytes a second.
@@ -67,9 +68,56 @@ enum Ending {
     Abort,
 }
 
-/// tcpip sent a message about a connection that is impossible.
+/// How much of a connection tcpip has reported as closed. The order is that in which it happens.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+enum Closed {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// The peer's stream: no more bytes come.
+    Peer,
+    /// All of it.
+    Both,
+}
+
+/// The reports of tcpip about the bytes of a response that it takes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+enum Reports {
+    /// It reports them, until it is told that it need not.
+    #[default]
+    Usual,
+    /// It must report them, because the response is large and its peer may be slow.
+    Watched,
+    /// It was told that it need not report them: only the peer is waited for.
+    Quiet,
+}
+
+/// A breach of the protocol by tcpip.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Violation;
+pub enum Violation {
+    /// A message does not decode.
+    Malformed(Malformed),
+    /// A connection is accepted under an index that is in use, or that there is not.
+    Accepted,
+    /// A message is about a connection that there is not.
+    Connection,
+    /// More bytes are received than the ring holds.
+    Received,
+    /// More bytes are taken than there were.
+    Sent,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Violation::Malformed(malformed) => return malformed.fmt(f),
+            Violation::Accepted => "a new connection whose index is not free",
+            Violation::Connection => "a connection that there is not",
+            Violation::Received => "more bytes received than the ring holds",
+            Violation::Sent => "more bytes taken than were to be sent",
+        })
+    }
+}
 
 /// What a connection needs for serving, and shares with all others.
 pub struct Workspace<'a, M> {
@@ -101,14 +149,10 @@ pub struct Connection {
     state: State,
     /// It is in the list of ready connections.
     ready: bool,
-    /// tcpip has reported its end.
-    closed: bool,
-    /// The peer sends no more bytes.
-    peer_closed: bool,
-    /// It ends after the response.
-    close_after: bool,
-    /// Before it ends, received bytes are discarded for a while.
-    linger_after: bool,
+    /// How much of it tcpip has reported as closed.
+    closed: Closed,
+    /// What happens to it after the present response.
+    after_response: AfterResponse,
     /// It has answered a request.
     served: bool,
     /// The position of the next byte to read in the in ring.
@@ -128,10 +172,8 @@ pub struct Connection {
     constant: u32,
     /// Where those bytes of the archive start, until tcpip was told.
     constant_start: Option<u32>,
-    /// Only the peer is waited for: tcpip was told that it need not report what it takes.
-    quiet: bool,
-    /// The response is so large that tcpip must report its end.
-    watched: bool,
+    /// What tcpip reports of the response.
+    reports: Reports,
     /// The number of bytes of a request's body that are to be discarded.
     body_left: u64,
     /// The request with that body, if it is answered after the body.
@@ -142,20 +184,20 @@ pub struct Connection {
     last_progress: Instant,
     /// How much longer its peer may be behind the least rate. Each byte adds the time that it takes
     /// at that rate, up to [`MAX_BEHIND`]. A new request or response adds nothing.
-    patience: Patience,
+    allowance: SlowAllowance,
     /// Its timer has expired since it was last served.
     timer_expired: bool,
     /// The list that it is in, and since when.
     pub list: Option<(usize, Instant)>,
 }
 
-/// The time for which a peer may still be slow.
+/// How much longer a peer may be slow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Patience {
-    /// Nothing is due from the peer. This much time is left for later, in ns.
-    Left(u64),
-    /// Something is due. The connection is ended at this time.
-    Until(Instant),
+enum SlowAllowance {
+    /// Nothing is due from the peer, so the time stands still. This much is left, in ns.
+    Stopped(u64),
+    /// Something is due, and the time runs. The connection is ended at this time.
+    Running(Instant),
 }
 
 /// Returns the time `nanoseconds` after `start`.
@@ -163,9 +205,9 @@ fn after(start: Instant, nanoseconds: u64) -> Instant {
     Instant(start.0.saturating_add(nanoseconds))
 }
 
-impl Default for Patience {
+impl Default for SlowAllowance {
     fn default() -> Self {
-        Patience::Left(MAX_BEHIND)
+        SlowAllowance::Stopped(MAX_BEHIND)
     }
 }
 
@@ -235,33 +277,35 @@ impl Connection {
     /// connect.
     pub fn on_progress(&mut self, bytes: u32, pressed: bool, now: Instant) {
         let gained = u64::from(bytes) * if pressed { NS_PER_BYTE_PRESSED } else { NS_PER_BYTE };
-        self.patience = match self.patience {
-            Patience::Left(left) => Patience::Left((left + gained).min(MAX_BEHIND)),
-            Patience::Until(end) => Patience::Until(after(end, gained).min(after(now, MAX_BEHIND))),
+        self.allowance = match self.allowance {
+            SlowAllowance::Stopped(left) => SlowAllowance::Stopped((left + gained).min(MAX_BEHIND)),
+            SlowAllowance::Running(end) => SlowAllowance::Running(after(end, gained).min(after(now, MAX_BEHIND))),
         };
     }
 
     /// Lets the peer's time run while something is due from it, and stops it otherwise.
-    pub fn update_patience(&mut self, now: Instant) {
-        match self.patience {
-            Patience::Left(left) if self.is_busy() => self.patience = Patience::Until(after(now, left)),
-            Patience::Until(end) if !self.is_busy() => self.patience = Patience::Left(end.0.saturating_sub(now.0)),
-            Patience::Left(_) | Patience::Until(_) => {}
+    pub fn update_allowance(&mut self, now: Instant) {
+        match self.allowance {
+            SlowAllowance::Stopped(left) if self.is_busy() => self.allowance = SlowAllowance::Running(after(now, left)),
+            SlowAllowance::Running(end) if !self.is_busy() => {
+                self.allowance = SlowAllowance::Stopped(end.0.saturating_sub(now.0))
+            }
+            SlowAllowance::Stopped(_) | SlowAllowance::Running(_) => {}
         }
     }
 
     /// Returns when the peer has been behind for too long.
-    fn patience_ends(&self) -> Instant {
-        match self.patience {
-            Patience::Left(left) => after(self.last_progress, left),
-            Patience::Until(end) => end,
+    fn allowance_ends(&self) -> Instant {
+        match self.allowance {
+            SlowAllowance::Stopped(left) => after(self.last_progress, left),
+            SlowAllowance::Running(end) => end,
         }
     }
 
     /// Returns when the present transfer may be ended for others that wait to connect.
-    pub fn spared_until(&self) -> Option<Instant> {
+    pub fn reclaimable_at(&self) -> Option<Instant> {
         let busy = matches!(self.state, State::Open | State::Lingering) && self.is_busy();
-        busy.then(|| Instant(self.patience_ends().0.saturating_sub(MAX_BEHIND - SPARED_BEHIND)))
+        busy.then(|| Instant(self.allowance_ends().0.saturating_sub(MAX_BEHIND - MAX_BEHIND_PRESSED)))
     }
 
     /// Ends it for others that wait to connect.
@@ -273,7 +317,7 @@ impl Connection {
 
     /// Returns `true` if nothing of a response is left for us to do.
     fn is_response_done(&self) -> bool {
-        self.remaining == Remaining::Nothing && (self.quiet || self.is_sent())
+        self.remaining == Remaining::Nothing && (self.reports == Reports::Quiet || self.is_sent())
     }
 
     /// Returns `true` if tcpip has taken everything that it was given.
@@ -289,7 +333,7 @@ impl Connection {
     pub fn on_received(&mut self, length: u32, ring: Ring, now: Instant) -> Result<(), Violation> {
         let standing = u64::from(self.available) + u64::from(self.unreported_consumed) + u64::from(length);
         if standing > ring.size as u64 {
-            return Err(Violation);
+            return Err(Violation::Received);
         }
         if self.body_left > 0 {
             self.last_progress = now;
@@ -309,25 +353,35 @@ impl Connection {
     pub fn on_sent(&mut self, length: u32, constant: u32, now: Instant) -> Result<(), Violation> {
         let announced = if self.constant_start.is_some() { 0 } else { self.constant };
         if length > self.unsent.saturating_sub(self.unannounced) || constant > announced {
-            return Err(Violation);
+            return Err(Violation::Sent);
         }
         self.unsent -= length;
         self.constant -= constant;
         // Bytes of a quiet send were taken earlier.
-        if !core::mem::take(&mut self.quiet) {
+        if !self.end_quiet() {
             self.last_progress = now;
         }
         Ok(())
     }
 
+    /// Lets tcpip report what it takes. Returns `true` if it need not until now.
+    #[inline]
+    fn end_quiet(&mut self) -> bool {
+        let quiet = self.reports == Reports::Quiet;
+        if quiet {
+            self.reports = Reports::Usual;
+        }
+        quiet
+    }
+
     /// Records that the peer sends no more bytes.
     pub fn on_peer_closed(&mut self) {
-        self.peer_closed = true;
+        self.closed = self.closed.max(Closed::Peer);
     }
 
     /// Records that tcpip has ended the connection.
     pub fn on_closed(&mut self) {
-        self.closed = true;
+        self.closed = Closed::Both;
         if !matches!(self.state, State::Ending(_) | State::Ended) {
             self.end(Ending::Close);
         }
@@ -358,7 +412,7 @@ impl Connection {
         Some(match self.state {
             State::Free | State::Ending(_) | State::Ended => return None,
             State::Lingering if self.is_sent() => self.last_progress + LINGER_TIME,
-            _ if self.is_busy() => self.patience_ends(),
+            _ if self.is_busy() => self.allowance_ends(),
             _ if self.available > 0 || !self.served => self.last_progress + REQUEST_TIME,
             _ => self.last_progress + IDLE_TIME,
         })
@@ -383,41 +437,49 @@ impl Connection {
     /// Returns `true` if all was sent.
     pub fn send_requests(&mut self, index: u16, mut push: impl FnMut(SocketRequest) -> bool) -> bool {
         let connection = ConnectionId(index);
-        if (self.unannounced > 0 || self.constant_start.is_some()) && !self.closed {
+        let open = self.closed != Closed::Both;
+        if (self.unannounced > 0 || self.constant_start.is_some()) && open {
             let constant = self.constant_start.map(|offset| Constant { offset, length: self.constant });
             let idle = matches!(self.state, State::Open) && self.remaining == Remaining::Nothing && self.available == 0;
-            let quiet = idle && !self.close_after && self.body_left == 0 && !self.peer_closed && !self.watched;
+            let quiet = idle
+                && !self.after_response.ends()
+                && self.body_left == 0
+                && self.closed == Closed::Nothing
+                && self.reports != Reports::Watched;
             let (consumed, length) = (self.unreported_consumed, self.unannounced);
             if push(SocketRequest::Send { connection, consumed, length, constant, quiet }) {
-                (self.unreported_consumed, self.unannounced, self.constant_start, self.quiet) = (0, 0, None, quiet);
+                (self.unreported_consumed, self.unannounced, self.constant_start) = (0, 0, None);
+                if quiet {
+                    self.reports = Reports::Quiet;
+                }
             }
         }
         if self.unreported_consumed > 0
-            && !self.closed
+            && open
             && push(SocketRequest::Consumed { connection, length: self.unreported_consumed })
         {
             self.unreported_consumed = 0;
         }
-        let behind = (self.unannounced > 0 || self.constant_start.is_some()) && !self.closed;
+        let behind = (self.unannounced > 0 || self.constant_start.is_some()) && open;
         let ask = match self.state {
             State::Ending(Ending::Close) if !behind => SocketRequest::Close { connection },
             State::Ending(Ending::Abort) => SocketRequest::Abort { connection },
             State::Ending(_) => return false,
             _ => {
                 self.free();
-                return !behind && (self.unreported_consumed == 0 || self.closed);
+                return !behind && (self.unreported_consumed == 0 || !open);
             }
         };
-        let told = push(ask);
-        if told {
+        let sent = push(ask);
+        if sent {
             self.state = State::Ended;
         }
         self.free();
-        told
+        sent
     }
 
     fn free(&mut self) {
-        if matches!(self.state, State::Ended) && self.closed {
+        if matches!(self.state, State::Ended) && self.closed == Closed::Both {
             self.reset();
         }
     }

@@ -7,6 +7,7 @@ use arrayvec::ArrayString;
 
 use crate::archive::File;
 use crate::path::strip_authority;
+use crate::request::Version;
 
 /// The largest length of a head, including a short text body. A `Location` may be as long as a
 /// request.
@@ -86,8 +87,8 @@ pub(crate) struct HeadOptions<'a> {
     pub(crate) no_body: bool,
     /// The connection ends.
     pub(crate) close: bool,
-    /// The peer speaks HTTP/1.0.
-    pub(crate) http_1_0: bool,
+    /// The version that the peer speaks.
+    pub(crate) version: Version,
     pub(crate) date: Option<&'a str>,
 }
 
@@ -102,7 +103,7 @@ pub(crate) fn write_or_refuse(head: &mut Head, plan: &Plan<'_>, form: HeadOption
 }
 
 fn write_head<W: Write>(head: &mut W, plan: &Plan<'_>, form: HeadOptions<'_>) -> fmt::Result {
-    let HeadOptions { no_body, close, http_1_0, date } = form;
+    let HeadOptions { no_body, close, version, date } = form;
     let reason = reason(plan.status);
     let text = reason.len() as u64 + 1;
     // `write!` would be most of what a small response costs.
@@ -140,7 +141,7 @@ fn write_head<W: Write>(head: &mut W, plan: &Plan<'_>, form: HeadOptions<'_>) ->
     }
     if close {
         head.write_str("Connection: close\r\n")?;
-    } else if http_1_0 {
+    } else if version == Version::Http10 {
         head.write_str("Connection: keep-alive\r\n")?;
     }
     head.write_str("\r\n")?;

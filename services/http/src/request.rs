@@ -32,6 +32,15 @@ pub enum Body {
     Chunked,
 }
 
+/// The version of HTTP that a peer speaks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Version {
+    /// HTTP/1.0.
+    Http10,
+    /// HTTP/1.1. Also assumed of a peer whose request cannot be read.
+    Http11,
+}
+
 /// The head of a request.
 ///
 /// # Holding one proves
@@ -44,8 +53,8 @@ pub struct Request<'a> {
     pub method: Method,
     /// The request target.
     pub target: &'a str,
-    /// The version is HTTP/1.1, otherwise 1.0.
-    pub http_1_1: bool,
+    /// The version.
+    pub version: Version,
     /// The peer wants the connection to be kept.
     pub keep_alive: bool,
     /// The body.
@@ -80,12 +89,12 @@ pub fn parse(bytes: &[u8]) -> Result<Option<(Request<'_>, usize)>, u16> {
     let (Some(method), Some(target), Some(minor)) = (parsed.method, parsed.path, parsed.version) else {
         return Err(400);
     };
-    let http_1_1 = minor == 1;
+    let version = if minor == 1 { Version::Http11 } else { Version::Http10 };
     let mut request = Request {
         method: method_of(method),
         target,
-        http_1_1,
-        keep_alive: http_1_1,
+        version,
+        keep_alive: version == Version::Http11,
         body: Body::Length(0),
         expects_continue: false,
         range: None,
@@ -129,7 +138,7 @@ fn read_headers<'a>(headers: &[httparse::Header<'a>], request: &mut Request<'a>)
             for option in value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
                 if option.eq_ignore_ascii_case(b"close") {
                     request.keep_alive = false;
-                } else if option.eq_ignore_ascii_case(b"keep-alive") && !request.http_1_1 {
+                } else if option.eq_ignore_ascii_case(b"keep-alive") && request.version == Version::Http10 {
                     request.keep_alive = true;
                 }
             }
@@ -144,7 +153,7 @@ fn read_headers<'a>(headers: &[httparse::Header<'a>], request: &mut Request<'a>)
         }
     }
     // A request with both could mean something else to a proxy before us (RFC 9112, 6.1).
-    if hosts > 1 || (request.http_1_1 && hosts == 0) || (chunked && length.is_some()) {
+    if hosts > 1 || (request.version == Version::Http11 && hosts == 0) || (chunked && length.is_some()) {
         return Err(400);
     }
     request.body = if chunked { Body::Chunked } else { Body::Length(length.unwrap_or(0)) };

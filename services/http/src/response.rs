@@ -9,7 +9,7 @@ use crate::mime;
 use crate::page;
 use crate::path::Path;
 use crate::range::{self, Range};
-use crate::request::{Body, Method, Request};
+use crate::request::{Body, Method, Request, Version};
 use crate::site::{Found, Site};
 
 /// The largest request body that is received and discarded. The connection ends before a larger
@@ -30,16 +30,42 @@ pub struct Context<'a> {
     pub date: Option<&'a str>,
 }
 
+/// What happens to the connection after a response.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum AfterResponse {
+    /// It serves further requests.
+    #[default]
+    KeepOpen,
+    /// It is closed.
+    Close,
+    /// It is closed. The peer may still be sending, and its bytes are discarded for a while before,
+    /// because a reset would reach it before the response.
+    Linger,
+}
+
+impl AfterResponse {
+    /// Returns the end of a connection with `close`, whose peer may still be sending if `sending`.
+    fn new(close: bool, sending: bool) -> Self {
+        match (close, sending) {
+            (false, _) => AfterResponse::KeepOpen,
+            (true, false) => AfterResponse::Close,
+            (true, true) => AfterResponse::Linger,
+        }
+    }
+
+    /// Returns `true` if the connection ends.
+    pub fn ends(self) -> bool {
+        self != AfterResponse::KeepOpen
+    }
+}
+
 /// A response whose head was written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Response {
     /// The body that follows the head.
     pub content: Content,
-    /// The connection ends with it.
-    pub close: bool,
-    /// The peer may still be sending. Its bytes are discarded for a while, because a reset would
-    /// reach it before the response.
-    pub linger: bool,
+    /// The end of the connection, if it ends with the response.
+    pub then: AfterResponse,
     /// The number of bytes of the request's body to be discarded.
     pub discard: u64,
 }
@@ -62,8 +88,8 @@ pub struct Sink {
     pub close: bool,
     /// The peer waits for `100 Continue` before it sends the body.
     pub expects_continue: bool,
-    /// The peer speaks HTTP/1.0.
-    http_1_0: bool,
+    /// The version that the peer speaks.
+    version: Version,
 }
 
 /// The path to which anything may be sent, if that is allowed.
@@ -74,12 +100,10 @@ pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 /// Decides the response to a request, and writes its head to `head`.
 #[must_use]
 pub fn respond(request: &Request<'_>, context: &Context<'_>, head: &mut Head) -> Answer {
-    let Request { keep_alive, expects_continue, http_1_1, .. } = *request;
+    let Request { keep_alive, expects_continue, version, .. } = *request;
     if context.sink && request.method == Method::Post && is_sink(request.target) {
         return match request.body {
-            Body::Length(length) => {
-                Answer::Sink(Sink { length, close: !keep_alive, expects_continue, http_1_0: !http_1_1 })
-            }
+            Body::Length(length) => Answer::Sink(Sink { length, close: !keep_alive, expects_continue, version }),
             Body::Chunked => Answer::Now(refuse(411, context.date, head)),
         };
     }
@@ -98,11 +122,10 @@ pub fn respond(request: &Request<'_>, context: &Context<'_>, head: &mut Head) ->
         Method::Get | Method::Head => plan(request, context),
     };
     let no_body = request.method == Method::Head;
-    write_or_refuse(head, &plan, HeadOptions { no_body, close, http_1_0: !http_1_1, date: context.date });
+    write_or_refuse(head, &plan, HeadOptions { no_body, close, version, date: context.date });
     Answer::Now(Response {
         content: if no_body { Content::Nothing } else { plan.content },
-        close,
-        linger: request.body != Body::Length(0),
+        then: AfterResponse::new(close, request.body != Body::Length(0)),
         discard: if close { 0 } else { discard },
     })
 }
@@ -116,17 +139,21 @@ fn is_sink(target: &str) -> bool {
 pub fn respond_to_sink(sink: Sink, date: Option<&str>, head: &mut Head) -> Response {
     let count = Decimal::of(sink.length);
     let plan = Plan { length: Some(count.as_str().len() as u64 + 1), ..Plan::status(200) };
-    write_or_refuse(head, &plan, HeadOptions { no_body: false, close: sink.close, http_1_0: sink.http_1_0, date });
+    write_or_refuse(head, &plan, HeadOptions { no_body: false, close: sink.close, version: sink.version, date });
     // The number fits after such a head.
     let _ = head.write_str(count.as_str()).and_then(|()| head.write_str("\n"));
-    Response { content: Content::Nothing, close: sink.close, linger: false, discard: 0 }
+    Response { content: Content::Nothing, then: AfterResponse::new(sink.close, false), discard: 0 }
 }
 
 /// Writes the head of the response to something that is no valid request to `head`.
 #[must_use]
 pub fn refuse(status: u16, date: Option<&str>, head: &mut Head) -> Response {
-    write_or_refuse(head, &Plan::status(status), HeadOptions { no_body: false, close: true, http_1_0: false, date });
-    Response { content: Content::Nothing, close: true, linger: true, discard: 0 }
+    write_or_refuse(
+        head,
+        &Plan::status(status),
+        HeadOptions { no_body: false, close: true, version: Version::Http11, date },
+    );
+    Response { content: Content::Nothing, then: AfterResponse::Linger, discard: 0 }
 }
 
 fn plan<'a>(request: &Request<'a>, context: &Context<'_>) -> Plan<'a> {

@@ -21,12 +21,12 @@ use crate::site::Site;
 /// The port that is served.
 const PORT: u16 = 80;
 /// The number of connections that should be free while others wait to connect.
-const WANTED_FREE: usize = 8;
+const FREE_TARGET: usize = 8;
 /// The time for which an idle connection is kept while others wait to connect.
-const GRACE: Duration = Duration::from_millis(50);
+const IDLE_TIME_PRESSED: Duration = Duration::from_millis(50);
 /// The time that a connection may take to complete a request while others wait to connect. Only
-/// [`GRACE`] while fewer than half of [`WANTED_FREE`] are free.
-const REQUEST_GRACE: Duration = Duration::from_secs(3);
+/// [`IDLE_TIME_PRESSED`] while fewer than half of [`FREE_TARGET`] are free.
+const REQUEST_TIME_PRESSED: Duration = Duration::from_secs(3);
 /// The shortest time between two transfers that are ended for others.
 const TRANSFER_INTERVAL: Duration = Duration::from_millis(25);
 /// How often the clock is asked for the date.
@@ -46,8 +46,8 @@ pub struct Http<S, M> {
     policy: [u8; 32],
     boot: Instant,
     site_bytes: &'static [u8],
-    /// tcpip can send from the archive by itself.
-    archive_shared: bool,
+    /// The archive, if tcpip can send from it by itself. Otherwise empty.
+    shared_archive: &'static [u8],
     /// Peers may send to `/sink`.
     sink: bool,
     /// The connections up to the highest index that was ever in use. There is room for
@@ -76,7 +76,7 @@ pub struct Http<S, M> {
     date_due: Instant,
     /// A `Listen` has to be sent.
     listen_due: bool,
-    /// An impossible message of tcpip was logged.
+    /// A [`Violation`] was logged.
     violation_logged: bool,
     deadline: Option<Instant>,
 }
@@ -117,7 +117,7 @@ impl<S: System, M: Memory> Http<S, M> {
             layout,
             site,
             site_bytes: caps.site,
-            archive_shared: false,
+            shared_archive: &[],
             sink,
             connections,
             max_connections: if room { layout.connections } else { 0 },
@@ -144,13 +144,13 @@ impl<S: System, M: Memory> Http<S, M> {
         match reply {
             Reply::Network { address: [0, 0, 0, 0], constant } => {
                 self.reset_all();
-                self.archive_shared = constant > 0 && constant == self.site_bytes.len() as u64;
+                self.shared_archive = if constant == self.site_bytes.len() as u64 { self.site_bytes } else { &[] };
             }
             Reply::Network { address: [a, b, c, d], .. } => {
                 self.console.line(format_args!("listening on port {PORT}: http://{a}.{b}.{c}.{d}/"));
             }
             Reply::Pressure { free } => {
-                self.connections_needed = WANTED_FREE.saturating_sub(usize::from(free) + self.ending);
+                self.connections_needed = FREE_TARGET.saturating_sub(usize::from(free) + self.ending);
                 self.idle_to_end = self.connections_needed.max(1);
             }
             Reply::Accepted { connection, .. } => {
@@ -213,7 +213,7 @@ impl<S: System, M: Memory> Http<S, M> {
         if unused {
             self.change(connection.0, |connection| connection.accept(now));
         } else {
-            self.log_violation();
+            self.log_violation(Violation::Accepted);
         }
     }
 
@@ -236,19 +236,20 @@ impl<S: System, M: Memory> Http<S, M> {
     ) {
         let done = self.change(index, |connection| {
             if !connection.in_use() {
-                return Err(Violation);
+                return Err(Violation::Connection);
             }
-            act(connection).inspect_err(|Violation| connection.abort())
+            act(connection).inspect_err(|_| connection.abort())
         });
-        if done != Some(Ok(())) {
-            self.log_violation();
+        if let Err(violation) = done.unwrap_or(Err(Violation::Connection)) {
+            self.log_violation(violation);
         }
     }
 
-    fn log_violation(&mut self) {
+    #[cold]
+    fn log_violation(&mut self, violation: Violation) {
         if !self.violation_logged {
             self.violation_logged = true;
-            self.console.line(format_args!("refused: tcpip sent an impossible message (logged once)"));
+            self.console.line(format_args!("violation by tcpip: {violation} (logged once)"));
         }
     }
 
@@ -260,7 +261,7 @@ impl<S: System, M: Memory> Http<S, M> {
     /// behind, one at a time, because peers that come back at once would take the places of many.
     fn free_connections(&mut self, now: Instant) -> Option<Instant> {
         while self.idle_to_end > 0 {
-            match self.due(IDLE, GRACE) {
+            match self.due(IDLE, IDLE_TIME_PRESSED) {
                 Some((_, due)) if now < due => return Some(due),
                 Some((index, _)) => self.end_for_others(index),
                 None => break,
@@ -270,7 +271,8 @@ impl<S: System, M: Memory> Http<S, M> {
         self.idle_to_end = 0;
         let mut next = None;
         while self.connections_needed > 0 {
-            let grace = if self.connections_needed > WANTED_FREE / 2 { GRACE } else { REQUEST_GRACE };
+            let grace =
+                if self.connections_needed > FREE_TARGET / 2 { IDLE_TIME_PRESSED } else { REQUEST_TIME_PRESSED };
             match self.due(REQUESTING, grace) {
                 Some((index, due)) if now >= due => self.end_for_others(index),
                 waits => {
@@ -313,10 +315,10 @@ impl<S: System, M: Memory> Http<S, M> {
         self.connections_needed = self.connections_needed.saturating_sub(1);
     }
 
-    /// Returns the transfer that is farthest behind, and until when it is spared.
+    /// Returns the transfer that is farthest behind, and when it may be ended for others.
     fn slowest(&self) -> Option<(Instant, u16)> {
         let transfers = self.connections.iter().zip(0..);
-        transfers.filter_map(|(connection, index)| Some((connection.spared_until()?, index))).min()
+        transfers.filter_map(|(connection, index)| Some((connection.reclaimable_at()?, index))).min()
     }
 
     /// Asks the clock for the date, if it may have changed.
@@ -357,7 +359,7 @@ impl<S: System, M: Memory> Http<S, M> {
                 uptime: now.since(self.boot),
                 date: self.date.as_ref().map(Stamp::as_str),
             },
-            constant: if self.archive_shared { self.site_bytes } else { &[] },
+            constant: self.shared_archive,
         };
         let (mut more, mut kept) = (false, 0);
         for at in 0..self.ready.len() {
@@ -372,7 +374,7 @@ impl<S: System, M: Memory> Http<S, M> {
             let requests = &mut self.socket.requests;
             let sent = connection.send_requests(index, |ask| requests.push(&ask).is_ok());
             self.ending = self.ending + usize::from(connection.is_ending()) - usize::from(was);
-            connection.update_patience(now);
+            connection.update_allowance(now);
             file(connection, index, &mut self.reclaimable, &mut self.timers);
             more |= again;
             if again || !sent {
@@ -427,7 +429,7 @@ impl<S: System, M: Memory> Service for Http<S, M> {
         while budget > 0 {
             match self.socket.replies.pop() {
                 Some(Ok(reply)) => self.on_reply(reply, now),
-                Some(Err(_)) => self.log_violation(),
+                Some(Err(malformed)) => self.log_violation(Violation::Malformed(malformed)),
                 None => break,
             }
             budget -= 1;

@@ -22,7 +22,7 @@ pub mod rules;
 pub mod service;
 pub mod system;
 
-pub use message::{Malformed, Message};
+pub use message::{Defect, Malformed, Message};
 pub use pages::{PageOffset, PageRun};
 pub use protocol::{control, grants, net, socket, store};
 pub use queue::{Client, Interface, Receiver, Sender, Server};

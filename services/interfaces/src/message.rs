@@ -1,7 +1,7 @@
 //! Fixed-size messages, encoded and decoded without `unsafe`.
 //!
 //! ```
-//! use cloister_interfaces::message::{Malformed, Message, Reader, Writer};
+//! use cloister_interfaces::message::{Defect, Malformed, Message, Reader, Writer};
 //!
 //! /// Sets a lamp's brightness, 0 to 100.
 //! #[derive(Debug, PartialEq)]
@@ -12,28 +12,45 @@
 //!     fn encode(&self, writer: &mut Writer<'_>) {
 //!         writer.u16(self.0);
 //!     }
-//!     fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+//!     fn decode(reader: &mut Reader<'_>) -> Result<Self, Defect> {
 //!         // A field that is out of range makes no message, so nobody has to check it later.
-//!         let percent = reader.u16()?;
-//!         if percent <= 100 { Ok(Dim(percent)) } else { Err(Malformed::Range) }
+//!         reader.checked(Reader::u16, |percent| (percent <= 100).then_some(Dim(percent)))
 //!     }
 //! }
 //!
 //! assert_eq!(Dim::from_words(Dim(40).to_words()), Ok(Dim(40)));
-//! assert_eq!(Dim::from_bytes(&[101]), Err(Malformed::Range));
-//! assert_eq!(Dim::from_bytes(&[40, 0, 1]), Err(Malformed::Padding));
+//! assert_eq!(Dim::from_bytes(&[101]), Err(Malformed::at(0, Defect::Range)));
+//! let malformed = Dim::from_bytes(&[40, 0, 1]).unwrap_err();
+//! assert_eq!(malformed, Malformed::at(2, Defect::Padding));
+//! assert_eq!(malformed.to_string(), "a message with padding that is not zero at byte 2");
 //! ```
+
+use core::fmt;
 
 use arrayvec::{ArrayString, ArrayVec};
 
-/// The error of decoding: the part of the message that is wrong.
+/// The error of decoding: which field is wrong, and how.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Malformed {
+    /// A field is wrong.
+    Field {
+        /// The offset in the message at which the field starts, in bytes.
+        offset: u8,
+        /// What is wrong with it.
+        defect: Defect,
+    },
+    /// The peer's queue index claims more messages than the queue holds. There is no message.
+    QueueIndex,
+}
+
+/// What is wrong with a field.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Defect {
     /// No message of the interface has this tag.
     Tag,
     /// The message ends before the field does.
     Truncated,
-    /// Bytes after the last field are not zero.
+    /// The bytes after the last field are not all zero.
     Padding,
     /// A flag is unknown, or does not go with the other fields.
     Flags,
@@ -41,10 +58,37 @@ pub enum Malformed {
     Length,
     /// Text is not UTF-8.
     Text,
-    /// A number is outside the range that its field has.
+    /// A number is outside the range that the field has.
     Range,
-    /// The peer's queue index claims more messages than the queue holds. There is no message.
-    QueueIndex,
+}
+
+impl Malformed {
+    /// Returns the error of a field that starts at byte `offset`, which is less than
+    /// [`MAX_MESSAGE`].
+    #[inline]
+    #[must_use]
+    pub const fn at(offset: usize, defect: Defect) -> Self {
+        Malformed::Field { offset: offset as u8, defect }
+    }
+}
+
+impl fmt::Display for Malformed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (offset, what) = match *self {
+            Malformed::QueueIndex => return f.write_str("more messages than the queue holds"),
+            Malformed::Field { offset, defect } => (offset, defect),
+        };
+        let what = match what {
+            Defect::Tag => "an unknown tag",
+            Defect::Truncated => "a missing field",
+            Defect::Padding => "padding that is not zero",
+            Defect::Flags => "impossible flags",
+            Defect::Length => "a field that is too long",
+            Defect::Text => "text that is not UTF-8",
+            Defect::Range => "a number out of range",
+        };
+        write!(f, "a message with {what} at byte {offset}")
+    }
 }
 
 /// The size of the largest message of any interface, in bytes.
@@ -71,7 +115,7 @@ pub trait Message: Sized {
     ///
     /// # Errors
     /// The bytes are not a message of this type.
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed>;
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, Defect>;
 
     /// Encodes the message into words.
     #[inline]
@@ -88,9 +132,15 @@ pub trait Message: Sized {
     #[inline]
     fn from_words(mut words: Words) -> Result<Self, Malformed> {
         let words = &mut words[..Self::WORDS];
-        let message = Self::decode(&mut Reader { words, position: 0 })?;
+        let mut reader = Reader { words, position: 0 };
+        let message = Self::decode(&mut reader).map_err(|defect| Malformed::at(reader.position, defect))?;
+        let end = reader.position;
         // Reading a field clears it in `words`: what is left is the padding.
-        if words.iter().fold(0, |all, word| all | word) == 0 { Ok(message) } else { Err(Malformed::Padding) }
+        if words.iter().fold(0, |all, word| all | word) == 0 {
+            Ok(message)
+        } else {
+            Err(Malformed::at(end, Defect::Padding))
+        }
     }
 
     /// Encodes the message into `out`, as far as there is room.
@@ -107,8 +157,8 @@ pub trait Message: Sized {
     /// # Errors
     /// The bytes are not a message of this type, or the bytes after it are not zero.
     fn from_bytes(bytes: &[u8]) -> Result<Self, Malformed> {
-        if bytes.iter().skip(Self::SIZE).any(|byte| *byte != 0) {
-            return Err(Malformed::Padding);
+        if let Some(at) = bytes.iter().skip(Self::SIZE).position(|byte| *byte != 0) {
+            return Err(Malformed::at((Self::SIZE + at).min(MAX_MESSAGE - 1), Defect::Padding));
         }
         let mut words = Words::default();
         for (word, part) in words.iter_mut().zip(bytes.chunks(8)) {
@@ -199,19 +249,20 @@ impl Writer<'_> {
 /// Reads the fields of a message, and clears each in the message's words as it is read.
 pub struct Reader<'a> {
     words: &'a mut [u64],
+    /// The offset of the next field. After an error, that of the field that is wrong.
     position: usize,
 }
 
 impl Reader<'_> {
     /// Reads `size` bytes, 1 to 8.
     #[inline]
-    fn take(&mut self, size: usize) -> Result<u64, Malformed> {
+    fn take(&mut self, size: usize) -> Result<u64, Defect> {
         let (index, shift) = locate(self.position);
-        let word = self.words.get_mut(index).ok_or(Malformed::Truncated)?;
+        let word = self.words.get_mut(index).ok_or(Defect::Truncated)?;
         let mut value = *word >> shift & low_mask(size);
         *word &= !(low_mask(size) << shift);
         if shift + size * 8 > 64 {
-            let word = self.words.get_mut(index + 1).ok_or(Malformed::Truncated)?;
+            let word = self.words.get_mut(index + 1).ok_or(Defect::Truncated)?;
             let upper = low_mask(size) >> (64 - shift);
             value |= (*word & upper) << (64 - shift);
             *word &= !upper;
@@ -219,12 +270,33 @@ impl Reader<'_> {
         self.position += size;
         Ok(value)
     }
+    /// Reads a field with `read` and makes a value of it with `check`, which returns `None` if the
+    /// field is out of range.
+    ///
+    /// # Errors
+    /// The field cannot be read, or is out of range.
+    #[inline]
+    pub fn checked<T, U>(
+        &mut self,
+        read: impl FnOnce(&mut Self) -> Result<T, Defect>,
+        check: impl FnOnce(T) -> Option<U>,
+    ) -> Result<U, Defect> {
+        let start = self.position;
+        check(read(self)?).ok_or_else(|| self.reject(start, Defect::Range))
+    }
+    /// Returns `defect`, as that of the field that starts at byte `offset`. [`Message::decode`]
+    /// returns it as its error.
+    #[inline]
+    pub fn reject(&mut self, offset: usize, defect: Defect) -> Defect {
+        self.position = offset;
+        defect
+    }
     /// Reads `N` bytes.
     ///
     /// # Errors
     /// The message is too short.
     #[inline]
-    pub fn bytes<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
+    pub fn bytes<const N: usize>(&mut self) -> Result<[u8; N], Defect> {
         let mut bytes = [0; N];
         for byte in &mut bytes {
             *byte = self.u8()?;
@@ -236,7 +308,7 @@ impl Reader<'_> {
     /// # Errors
     /// The message is too short.
     #[inline]
-    pub fn u8(&mut self) -> Result<u8, Malformed> {
+    pub fn u8(&mut self) -> Result<u8, Defect> {
         self.take(1).map(|value| value as u8)
     }
     /// Reads a little-endian `u16`.
@@ -244,7 +316,7 @@ impl Reader<'_> {
     /// # Errors
     /// The message is too short.
     #[inline]
-    pub fn u16(&mut self) -> Result<u16, Malformed> {
+    pub fn u16(&mut self) -> Result<u16, Defect> {
         self.take(2).map(|value| value as u16)
     }
     /// Reads a little-endian `u32`.
@@ -252,7 +324,7 @@ impl Reader<'_> {
     /// # Errors
     /// The message is too short.
     #[inline]
-    pub fn u32(&mut self) -> Result<u32, Malformed> {
+    pub fn u32(&mut self) -> Result<u32, Defect> {
         self.take(4).map(|value| value as u32)
     }
     /// Reads a little-endian `u64`.
@@ -260,7 +332,7 @@ impl Reader<'_> {
     /// # Errors
     /// The message is too short.
     #[inline]
-    pub fn u64(&mut self) -> Result<u64, Malformed> {
+    pub fn u64(&mut self) -> Result<u64, Defect> {
         self.take(8)
     }
     /// Reads a `u16` number of bytes, at most `N`, and that many bytes.
@@ -268,16 +340,19 @@ impl Reader<'_> {
     /// # Errors
     /// The number is over `N`, or the message is too short.
     #[inline(never)]
-    pub fn length_prefixed<const N: usize>(&mut self) -> Result<ArrayVec<u8, N>, Malformed> {
+    pub fn length_prefixed<const N: usize>(&mut self) -> Result<ArrayVec<u8, N>, Defect> {
+        let start = self.position;
         let count = usize::from(self.u16()?);
         let mut bytes = ArrayVec::new();
         // Whole words first, one by one: a copy of unknown length is a call.
         for _ in 0..count / 8 {
-            bytes.try_extend_from_slice(&self.take(8)?.to_le_bytes()).map_err(|_| Malformed::Length)?;
+            bytes
+                .try_extend_from_slice(&self.take(8)?.to_le_bytes())
+                .map_err(|_| self.reject(start, Defect::Length))?;
         }
         if let size @ 1.. = count % 8 {
             for byte in self.take(size)?.to_le_bytes().into_iter().take(size) {
-                bytes.try_push(byte).map_err(|_| Malformed::Length)?;
+                bytes.try_push(byte).map_err(|_| self.reject(start, Defect::Length))?;
             }
         }
         Ok(bytes)
@@ -286,10 +361,11 @@ impl Reader<'_> {
     ///
     /// # Errors
     /// The number is over `N`, the message is too short, or the bytes are not UTF-8.
-    pub fn text<const N: usize>(&mut self) -> Result<ArrayString<N>, Malformed> {
+    pub fn text<const N: usize>(&mut self) -> Result<ArrayString<N>, Defect> {
+        let start = self.position;
         let bytes = self.length_prefixed::<N>()?;
-        let text = core::str::from_utf8(&bytes).map_err(|_| Malformed::Text)?;
-        ArrayString::from(text).map_err(|_| Malformed::Length)
+        let text = core::str::from_utf8(&bytes).map_err(|_| self.reject(start, Defect::Text))?;
+        ArrayString::from(text).map_err(|_| self.reject(start, Defect::Length))
     }
 }
 
@@ -312,7 +388,7 @@ pub(crate) mod tests {
             padded[T::SIZE] = 1;
             assert_eq!(
                 T::from_bytes(&padded[..=T::SIZE]),
-                Err(Malformed::Padding),
+                Err(Malformed::at(T::SIZE.min(MAX_MESSAGE - 1), Defect::Padding)),
                 "{message:?} followed by a byte that is not zero"
             );
             // A truncated message decodes to another message or to an error, without a panic.
@@ -329,13 +405,13 @@ pub(crate) mod tests {
         }
     }
 
-    /// Asserts that each of the cases, filled up with zeros, is no message of the type, for this
-    /// reason.
-    pub(crate) fn check_malformed<T: Message + Debug>(cases: &[(&[u8], Malformed)]) {
-        for (case, reason) in cases {
+    /// Asserts that each of the cases, filled up with zeros, is no message of the type, because of
+    /// this defect of the field at this offset.
+    pub(crate) fn check_malformed<T: Message + Debug>(cases: &[(&[u8], usize, Defect)]) {
+        for (case, offset, defect) in cases {
             let mut bytes = [0; 256];
             bytes[..case.len()].copy_from_slice(case);
-            assert_eq!(T::from_bytes(&bytes[..T::SIZE]).err(), Some(*reason), "{case:?}");
+            assert_eq!(T::from_bytes(&bytes[..T::SIZE]).err(), Some(Malformed::at(*offset, *defect)), "{case:?}");
         }
     }
 
@@ -349,19 +425,37 @@ pub(crate) mod tests {
         assert_eq!(read([word(b"\x08\0abcdef"), word(b"ghijklmn")]), Ok(b"abcdefgh".to_vec()));
         assert_eq!(
             read([word(b"\x09\0abcdef"), word(b"ghijklmn")]),
-            Err(Malformed::Length),
+            Err(Defect::Length),
             "more than the field may have"
         );
         let short = |bytes| {
             Reader { words: &mut [word(bytes)], position: 0 }.length_prefixed::<8>().map(|bytes| bytes.to_vec())
         };
         assert_eq!(short(b"\x06\0abcdef"), Ok(b"abcdef".to_vec()));
-        assert_eq!(short(b"\x07\0abcdef"), Err(Malformed::Truncated), "more than there are");
-        assert_eq!(Reader { words: &mut [], position: 0 }.length_prefixed::<8>(), Err(Malformed::Truncated));
+        assert_eq!(short(b"\x07\0abcdef"), Err(Defect::Truncated), "more than there are");
+        assert_eq!(Reader { words: &mut [], position: 0 }.length_prefixed::<8>(), Err(Defect::Truncated));
         assert_eq!(
             Reader { words: &mut [word(b"\x02\0\xff\xfe\0\0\0\0")], position: 0 }.text::<4>(),
-            Err(Malformed::Text)
+            Err(Defect::Text)
         );
+    }
+
+    #[test]
+    fn an_error_says_in_words_which_field_is_wrong() {
+        let lines = [
+            (Malformed::at(0, Defect::Tag), "a message with an unknown tag at byte 0"),
+            (Malformed::at(8, Defect::Truncated), "a message with a missing field at byte 8"),
+            (Malformed::at(255, Defect::Padding), "a message with padding that is not zero at byte 255"),
+            (Malformed::at(1, Defect::Flags), "a message with impossible flags at byte 1"),
+            (Malformed::at(4, Defect::Length), "a message with a field that is too long at byte 4"),
+            (Malformed::at(6, Defect::Text), "a message with text that is not UTF-8 at byte 6"),
+            (Malformed::at(2, Defect::Range), "a message with a number out of range at byte 2"),
+            (Malformed::QueueIndex, "more messages than the queue holds"),
+        ];
+        for (malformed, line) in lines {
+            assert_eq!(malformed.to_string(), line);
+        }
+        assert_eq!(size_of::<Malformed>(), 2);
     }
 
     #[test]
@@ -372,7 +466,7 @@ pub(crate) mod tests {
             fn encode(&self, writer: &mut Writer<'_>) {
                 writer.u8(7);
             }
-            fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+            fn decode(reader: &mut Reader<'_>) -> Result<Self, Defect> {
                 reader.u8().map(|_| Short)
             }
         }
@@ -381,6 +475,7 @@ pub(crate) mod tests {
             words[1..3].copy_from_slice(&rest);
             Short::from_words(words).is_ok()
         };
+        assert_eq!(Short::from_bytes(&[7, 0, 1]).err(), Some(Malformed::at(1, Defect::Padding)), "where it starts");
         assert!(with([0, 0]));
         assert!(!with([0, 1]) && !with([5, 0]) && !with([5, 5]), "equal words do not cancel each other");
     }

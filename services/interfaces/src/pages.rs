@@ -4,7 +4,7 @@ use core::num::NonZeroU16;
 
 use cloister_caps::PAGE_SIZE;
 
-use crate::message::{Malformed, Reader, Writer};
+use crate::message::{Defect, Reader, Writer};
 
 /// An offset in a page.
 ///
@@ -89,9 +89,9 @@ impl PageRun {
     }
 
     #[inline]
-    pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
-        let (first, count) = (reader.u16()?, reader.u16()?);
-        PageRun::new(first, count).ok_or(Malformed::Range)
+    pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Self, Defect> {
+        let both = |reader: &mut Reader<'_>| Ok((reader.u16()?, reader.u16()?));
+        reader.checked(both, |(first, count)| PageRun::new(first, count))
     }
 }
 

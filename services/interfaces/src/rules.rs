@@ -4,13 +4,52 @@
 //! The format is a `u16` count, followed by that many rules of a fixed size.
 
 use alloc::vec::Vec;
+use core::fmt;
 
 use cloister_caps::DomId;
 
-use crate::message::{Malformed, Message, Reader, Writer};
+use crate::message::{Defect, Malformed, Message, Reader, Writer};
 
 /// The largest number of path rules in the XenStore service, over all clients.
 pub const MAX_PATH_RULES: usize = 32;
+
+/// A client of a service: the index of its queue among those of the interface.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ClientIndex(pub u8);
+
+impl ClientIndex {
+    /// Returns an iterator over the first `count` clients.
+    pub fn first(count: usize) -> impl Iterator<Item = Self> {
+        (0..=u8::MAX).take(count).map(ClientIndex)
+    }
+
+    /// Returns the index into a list of clients.
+    #[inline]
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+impl fmt::Display for ClientIndex {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "client {}", self.0)
+    }
+}
+
+/// A grant rule of the grant manager: the index of its capability among those for grants. The
+/// number by which a client names the rule is another one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RuleIndex(pub u8);
+
+impl RuleIndex {
+    /// Returns the index into a list of rules.
+    #[inline]
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
 
 /// A kind of rule.
 pub trait Rule<'a>: Sized {
@@ -31,8 +70,8 @@ pub trait Rule<'a>: Sized {
 /// The rights of a client of the XenStore service to a path and everything below it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PathRule<'a> {
-    /// The client: the index of its queue in the XenStore service's capabilities.
-    pub client: u8,
+    /// The client of the XenStore service.
+    pub client: ClientIndex,
     /// The client may read nodes and list their children.
     pub read: bool,
     /// The client may write and remove nodes.
@@ -58,38 +97,44 @@ impl<'a> Rule<'a> for PathRule<'a> {
         let length = Some(self.path.len()).filter(|length| *length <= Self::MAX_PATH)?;
         let [low, high] = u16::try_from(length).ok()?.to_le_bytes();
         let rights = u8::from(self.read) | u8::from(self.write) << 1 | u8::from(self.watch) << 2;
-        out.get_mut(..4)?.copy_from_slice(&[self.client, rights, low, high]);
+        out.get_mut(..4)?.copy_from_slice(&[self.client.0, rights, low, high]);
         out.get_mut(4..4 + length)?.copy_from_slice(self.path.as_bytes());
         Some(())
     }
 
     fn read(bytes: &'a [u8]) -> Result<Self, Malformed> {
         let Some((&[client, rights, low, high], text)) = bytes.split_first_chunk() else {
-            return Err(Malformed::Truncated);
+            return Err(Malformed::at(bytes.len(), Defect::Truncated));
         };
         let length = usize::from(u16::from_le_bytes([low, high]));
-        let (path, rest) = text.split_at_checked(length).ok_or(Malformed::Length)?;
+        let (path, rest) = text.split_at_checked(length).ok_or(Malformed::at(2, Defect::Length))?;
         if bytes.len() != Self::SIZE || length > Self::MAX_PATH {
-            return Err(Malformed::Length);
+            return Err(Malformed::at(2, Defect::Length));
         }
         if rights > 7 {
-            return Err(Malformed::Flags);
+            return Err(Malformed::at(1, Defect::Flags));
         }
-        if rest.iter().any(|byte| *byte != 0) {
-            return Err(Malformed::Padding);
+        if let Some(at) = rest.iter().position(|byte| *byte != 0) {
+            return Err(Malformed::at(4 + length + at, Defect::Padding));
         }
-        let path = core::str::from_utf8(path).map_err(|_| Malformed::Text)?;
-        Ok(PathRule { client, read: rights & 1 != 0, write: rights & 2 != 0, watch: rights & 4 != 0, path })
+        let path = core::str::from_utf8(path).map_err(|_| Malformed::at(4, Defect::Text))?;
+        Ok(PathRule {
+            client: ClientIndex(client),
+            read: rights & 1 != 0,
+            write: rights & 2 != 0,
+            watch: rights & 4 != 0,
+            path,
+        })
     }
 }
 
 /// A grant rule as the grant manager applies it for one client.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ClientGrantRule {
-    /// The client: the index of its queue in the grant manager's capabilities.
-    pub client: u8,
-    /// The index of the rule's capability among the grant manager's grant capabilities.
-    pub rule: u8,
+    /// The client of the grant manager.
+    pub client: ClientIndex,
+    /// The rule.
+    pub rule: RuleIndex,
     /// The number of pages that may be granted, from the region's first.
     pub count: u16,
     /// The lowest domain id allowed as peer.
@@ -101,16 +146,16 @@ pub struct ClientGrantRule {
 impl Message for ClientGrantRule {
     const SIZE: usize = 8;
     fn encode(&self, writer: &mut Writer<'_>) {
-        writer.u8(self.client);
-        writer.u8(self.rule);
+        writer.u8(self.client.0);
+        writer.u8(self.rule.0);
         writer.u16(self.count);
         writer.u16(self.peer_first);
         writer.u16(self.peer_last);
     }
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, Defect> {
         Ok(ClientGrantRule {
-            client: reader.u8()?,
-            rule: reader.u8()?,
+            client: ClientIndex(reader.u8()?),
+            rule: RuleIndex(reader.u8()?),
             count: reader.u16()?,
             peer_first: reader.u16()?,
             peer_last: reader.u16()?,
@@ -181,18 +226,24 @@ mod tests {
     use crate::message::tests::check_round_trip;
 
     fn path_rule(path: &str) -> PathRule<'_> {
-        PathRule { client: 1, read: true, write: false, watch: true, path }
+        PathRule { client: ClientIndex(1), read: true, write: false, watch: true, path }
     }
 
     #[test]
     fn rules_round_trip() {
         let long = "x".repeat(PathRule::MAX_PATH);
-        let all = PathRule { client: 255, read: true, write: true, watch: true, path: "" };
-        let none = PathRule { client: 0, read: false, write: false, watch: false, path: "" };
+        let all = PathRule { client: ClientIndex(255), read: true, write: true, watch: true, path: "" };
+        let none = PathRule { client: ClientIndex(0), read: false, write: false, watch: false, path: "" };
         let paths = [path_rule("device/vif/0"), path_rule(&long), all, none];
         assert_eq!(decode_rules::<PathRule<'_>>(&encode_rules(&paths).unwrap()).collect::<Vec<_>>(), paths);
         assert_eq!(encode_rules(&[path_rule(&"x".repeat(PathRule::MAX_PATH + 1))]), None);
-        let grants = [ClientGrantRule { client: 1, rule: 2, count: 3, peer_first: 4, peer_last: u16::MAX }];
+        let grants = [ClientGrantRule {
+            client: ClientIndex(1),
+            rule: RuleIndex(2),
+            count: 3,
+            peer_first: 4,
+            peer_last: u16::MAX,
+        }];
         check_round_trip(&grants);
         assert_eq!(decode_rules::<ClientGrantRule>(&encode_rules(&grants).unwrap()).collect::<Vec<_>>(), grants);
         // The sizes that images have.

@@ -23,7 +23,7 @@ pub enum Change {
     /// There is no address any more.
     Lost,
     /// The DHCP server offered an address that no host can have.
-    Refused,
+    Impossible,
 }
 
 /// Our address, and where it comes from.
@@ -68,7 +68,7 @@ impl Address {
             dhcpv4::Event::Configured(config) => {
                 let lease = Lease { address: config.address, gateway: config.router.filter(Usable::is_usable) };
                 if !(lease.address.address().is_usable() && (1..=32).contains(&lease.address.prefix_len())) {
-                    return Some(Change::Refused);
+                    return Some(Change::Impossible);
                 }
                 let renewed = self.current.replace(lease) == Some(lease);
                 (!renewed).then_some(Change::Gained(lease))

@@ -30,9 +30,9 @@ pub struct Config {
     pub offload: bool,
 }
 
-/// An option on the command line that was refused.
+/// An option on the command line whose value is of no use.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Refused<'a> {
+pub struct UnusableOption<'a> {
     /// The option's key.
     pub key: &'static str,
     /// Its value.
@@ -41,7 +41,7 @@ pub struct Refused<'a> {
     pub wanted: &'static str,
 }
 
-impl fmt::Display for Refused<'_> {
+impl fmt::Display for UnusableOption<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "command line: {}=", self.key)?;
         // The command line may be long, but the console's lines are short. Characters other than
@@ -52,9 +52,9 @@ impl fmt::Display for Refused<'_> {
     }
 }
 
-/// Parses the command line. Options of others are skipped. A bad address is reported to `refused`,
+/// Parses the command line. Options of others are skipped. A bad address is passed to `report`,
 /// and DHCP is used instead.
-pub fn parse<'a>(line: &'a [u8], mut refused: impl FnMut(Refused<'a>)) -> Config {
+pub fn parse<'a>(line: &'a [u8], mut report: impl FnMut(UnusableOption<'a>)) -> Config {
     let mut config = Config { addressing: Addressing::Dhcp, udp_echo: None, offload: true };
     let (mut address, mut gateway, mut good) = (None, None, true);
     for word in line.split(|byte| byte.is_ascii_whitespace() || *byte == 0) {
@@ -66,24 +66,24 @@ pub fn parse<'a>(line: &'a [u8], mut refused: impl FnMut(Refused<'a>)) -> Config
                 Some(host) => address = Some(host),
                 None => {
                     good = false;
-                    refused(Refused { key: "ip", value, wanted: "dhcp or an address such as 10.0.2.15/24" });
+                    report(UnusableOption { key: "ip", value, wanted: "dhcp or an address such as 10.0.2.15/24" });
                 }
             },
             "gw" => match value.parse().ok().filter(Ipv4Address::is_usable) {
                 Some(router) => gateway = Some((value, router)),
                 None => {
                     good = false;
-                    refused(Refused { key: "gw", value, wanted: "an address such as 10.0.2.2" });
+                    report(UnusableOption { key: "gw", value, wanted: "an address such as 10.0.2.2" });
                 }
             },
             "udp-echo" => match value.parse() {
                 Ok(port) if port != 0 => config.udp_echo = Some(port),
-                _ => refused(Refused { key: "udp-echo", value, wanted: "a port" }),
+                _ => report(UnusableOption { key: "udp-echo", value, wanted: "a port" }),
             },
             "offload" => match value {
                 "on" => config.offload = true,
                 "off" => config.offload = false,
-                _ => refused(Refused { key: "offload", value, wanted: "on or off" }),
+                _ => report(UnusableOption { key: "offload", value, wanted: "on or off" }),
             },
             _ => {}
         }
@@ -91,7 +91,7 @@ pub fn parse<'a>(line: &'a [u8], mut refused: impl FnMut(Refused<'a>)) -> Config
     if let (true, Some(address)) = (good, address) {
         config.addressing = Addressing::Static { address, gateway: gateway.map(|(_, router)| router) };
     } else if let (None, Some((value, _))) = (address, gateway) {
-        refused(Refused { key: "gw", value, wanted: "of use without a good ip=" });
+        report(UnusableOption { key: "gw", value, wanted: "of use without a good ip=" });
     }
     config
 }
@@ -124,7 +124,7 @@ mod tests {
 
     fn read(line: &str) -> (Config, Vec<String>) {
         let mut complaints = Vec::new();
-        let config = parse(line.as_bytes(), |refused| complaints.push(refused.to_string()));
+        let config = parse(line.as_bytes(), |option| complaints.push(option.to_string()));
         (config, complaints)
     }
 
@@ -181,7 +181,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_line_is_read_without_a_panic(line in prop::collection::vec(any::<u8>(), 0..200)) {
-            parse(&line, |refused| assert!(refused.to_string().len() < 600));
+            parse(&line, |option| assert!(option.to_string().len() < 600));
         }
 
         #[test]

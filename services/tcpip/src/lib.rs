@@ -3,7 +3,7 @@
 //!
 //! Received frames are in pages that another domain can write (`link::device`). Byte streams go
 //! to the applications through rings in two shared regions (`tcp::app_stream`). Neither side is
-//! trusted: an impossible page or length is refused, and the first refusal of each kind is logged.
+//! trusted: an impossible page or length is a violation, and the first of each kind is logged.
 //!
 //! All memory is bounded. Tables are allocated at start. Sockets get a budget that follows from the
 //! size of the stream-out region (`tcp::buffers`).
@@ -17,8 +17,8 @@ mod capabilities;
 pub mod config;
 mod echo;
 pub mod link;
+mod once_log;
 mod quiesce;
-mod refusals;
 pub mod segment;
 mod stack;
 pub mod table;

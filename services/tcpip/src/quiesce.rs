@@ -4,7 +4,7 @@ use core::time::Duration;
 
 use arrayvec::ArrayVec;
 use cloister_interfaces::control::{Control, Reply, Request};
-use cloister_interfaces::{Instant, Memory, Server, System};
+use cloister_interfaces::{Instant, Malformed, Memory, Server, System};
 
 use crate::link::device::LinkDevice;
 use crate::tcp::connections::Connections;
@@ -50,9 +50,13 @@ impl<S: System, M: Memory> Quiesce<S, M> {
         self.phase != Phase::Running
     }
 
-    /// Handles requests. Returns `false` if any of them did not decode.
-    pub fn drain(&mut self) -> bool {
-        let mut good = true;
+    /// Handles requests.
+    ///
+    /// # Errors
+    ///
+    /// A request did not decode. The others were handled.
+    pub fn drain(&mut self) -> Result<(), Malformed> {
+        let mut result = Ok(());
         for (server, pending_replies) in self.clients.iter_mut().zip(&mut self.pending_replies) {
             for _ in 0..16 {
                 match server.requests.pop() {
@@ -62,12 +66,12 @@ impl<S: System, M: Memory> Quiesce<S, M> {
                             self.phase = Phase::Requested;
                         }
                     }
-                    Some(Err(_)) => good = false,
+                    Some(Err(malformed)) => result = Err(malformed),
                     None => break,
                 }
             }
         }
-        good
+        result
     }
 
     /// Goes from phase to phase, as far as time and events allow.

@@ -1,12 +1,62 @@
 //! TCP segments, as the link half and the TCP half describe them to each other.
 
 use arrayvec::ArrayVec;
+use bitflags::bitflags;
 
 use crate::table::Key;
 
 /// The number of ranges above the first gap that are remembered of a peer. One round of repeats
 /// fills as many gaps.
 pub const MAX_RANGES: usize = 16;
+
+bitflags! {
+    /// The flags of a TCP segment (RFC 9293, 3.1).
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    pub struct TcpFlags: u8 {
+        /// The sender's stream ends after the data.
+        const FIN = 0x01;
+        /// The sender's stream begins.
+        const SYN = 0x02;
+        /// There is no such connection.
+        const RST = 0x04;
+        /// The data should reach the application at once.
+        const PSH = 0x08;
+        /// There is an acknowledgement number.
+        const ACK = 0x10;
+        /// The others are kept as they are.
+        const _ = !0;
+    }
+}
+
+impl TcpFlags {
+    /// Returns `true` if the segment asks to open a connection: SYN without ACK.
+    #[inline]
+    #[must_use]
+    pub fn opens(self) -> bool {
+        self & (TcpFlags::SYN | TcpFlags::ACK) == TcpFlags::SYN
+    }
+
+    /// Returns `true` if there is no flag except ACK, and perhaps PSH.
+    #[inline]
+    #[must_use]
+    pub fn is_plain(self) -> bool {
+        self & !TcpFlags::PSH == TcpFlags::ACK
+    }
+
+    /// Returns `true` if the segment has the SYN flag.
+    #[inline]
+    #[must_use]
+    pub fn has_syn(self) -> bool {
+        self.contains(TcpFlags::SYN)
+    }
+
+    /// Returns `true` if the segment has the RST flag.
+    #[inline]
+    #[must_use]
+    pub fn has_rst(self) -> bool {
+        self.contains(TcpFlags::RST)
+    }
+}
 
 /// The headers of a received TCP segment to our address.
 ///
@@ -21,14 +71,8 @@ pub struct Segment {
     pub key: Key,
     /// The destination port.
     pub port: u16,
-    /// It opens a connection: SYN without ACK.
-    pub opens: bool,
-    /// It has the SYN flag.
-    pub syn: bool,
-    /// It has the RST flag.
-    pub reset: bool,
-    /// It has no flags except ACK, and perhaps PSH.
-    pub plain: bool,
+    /// The flags.
+    pub flags: TcpFlags,
     /// It has TCP options.
     pub options: bool,
     /// The number of bytes of data.
@@ -53,23 +97,21 @@ pub type Range = (u32, u32);
 /// If [`crate::link::segmentation::outgoing`] returned it: the frame that smoltcp built holds the
 /// headers of a TCP segment, and these are their fields.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Outgoing {
-    /// It has the SYN flag. smoltcp repeats it by itself.
-    pub opens: bool,
+pub struct BuiltSegment {
+    /// The flags. smoltcp repeats a segment with SYN by itself.
+    pub flags: TcpFlags,
     /// The sequence number.
     pub seq: u32,
     /// The acknowledgement number.
     pub ack: u32,
     /// The number of bytes of data.
     pub data: u32,
-    /// It has the FIN flag.
-    pub fin: bool,
 }
 
-impl Outgoing {
+impl BuiltSegment {
     /// Returns how many sequence numbers it takes, not counting a SYN.
     pub fn length(&self) -> u32 {
-        if self.opens { 0 } else { self.data + u32::from(self.fin) }
+        if self.flags.has_syn() { 0 } else { self.data + u32::from(self.flags.contains(TcpFlags::FIN)) }
     }
 }
 

@@ -10,6 +10,7 @@ use core::time::Duration;
 
 use arrayvec::ArrayVec;
 use cloister_interfaces::capability::{Clock, Console, Entropy};
+use cloister_interfaces::rules::ClientIndex;
 use cloister_interfaces::socket::{ConnectionId, Layout, Socket};
 use cloister_interfaces::{Instant, Memory, Notifications, Server, Service, System};
 use smoltcp::iface::{Interface, PollResult, SocketSet};
@@ -22,8 +23,8 @@ use crate::echo::Echo;
 use crate::link::arp;
 use crate::link::device::{Event, LinkDevice, QUEUE_RETRY};
 use crate::link::frame::FrameKind;
+use crate::once_log::{OnceLog, Violation};
 use crate::quiesce::Quiesce;
-use crate::refusals::{Refusal, RefusalLog};
 use crate::segment::Segment;
 use crate::tcp::app_stream::Streams;
 use crate::tcp::connection::Stage;
@@ -53,7 +54,7 @@ pub struct Stack<S, M: Memory> {
     console: Console<S>,
     clock: Clock<S>,
     entropy: Entropy<S>,
-    refusals: RefusalLog,
+    once_log: OnceLog,
     device: LinkDevice<S, M>,
     interface: Option<Box<Interface>>,
     connections: Connections,
@@ -94,12 +95,12 @@ impl<S: System, M: Memory> Stack<S, M> {
             caps.console.line(format_args!("no entropy: sequence numbers can be guessed"));
             [caps.clock.now().0, 0]
         });
-        let config = config::parse(caps.command_line, |refused| caps.console.line(format_args!("{refused}")));
+        let config = config::parse(caps.command_line, |option| caps.console.line(format_args!("{option}")));
         let mut other_sockets = SocketSet::new(Vec::new());
         let address = Address::new(config.addressing, &mut other_sockets);
         let echo = config.udp_echo.and_then(|port| Echo::new(port, &mut other_sockets));
         Stack {
-            refusals: RefusalLog::default(),
+            once_log: OnceLog::default(),
             console: caps.console,
             clock: caps.clock,
             entropy: caps.entropy,
@@ -131,7 +132,7 @@ impl<S: System, M: Memory> Stack<S, M> {
                     self.connections.mark_all_ready();
                 }
                 Event::Down => self.console.line(format_args!("link down")),
-                Event::Refused(kind) => self.refusals.log(&self.console, kind),
+                Event::Violation(kind) => self.once_log.violation(&self.console, kind),
             }
         }
         budget == 0
@@ -153,7 +154,7 @@ impl<S: System, M: Memory> Stack<S, M> {
     #[cold]
     fn address_changed(&mut self, change: Change, now: Instant) {
         match change {
-            Change::Refused => return self.refusals.log(&self.console, Refusal::Lease),
+            Change::Impossible => return self.once_log.violation(&self.console, Violation::Lease),
             Change::Lost => self.console.line(format_args!("address lost")),
             Change::Gained(lease) => match lease.gateway {
                 Some(gateway) => self.console.line(format_args!("address {}, gateway {gateway}", lease.address)),
@@ -162,12 +163,12 @@ impl<S: System, M: Memory> Stack<S, M> {
         }
         self.connections.time_wait.clear();
         let up = matches!(change, Change::Gained(_));
-        for client in 0..self.clients.len() {
+        for client in ClientIndex::first(self.clients.len()) {
             // Connections cannot go on with another address.
-            if self.connections.has_connections(client as u8) || !up {
+            if self.connections.has_connections(client) || !up {
                 self.void_client(client, now);
             }
-            if let Some(notices) = self.notices.get_mut(client) {
+            if let Some(notices) = self.notices.get_mut(client.index()) {
                 notices.up = up;
             }
         }
@@ -247,7 +248,7 @@ impl<S: System, M: Memory> Stack<S, M> {
             return None;
         };
         // smoltcp resets what is for no connection and no open port.
-        if !segment.opens || self.connections.port_owner(segment.port).is_none() {
+        if !segment.flags.opens() || self.connections.port_owner(segment.port).is_none() {
             self.parse(now);
             return None;
         }
@@ -410,8 +411,8 @@ impl<S: System, M: Memory> Service for Stack<S, M> {
         let mut more = self.drain_link(now);
         more |= self.drain_clients(now);
         let requested = self.quiesce.is_requested();
-        if !self.quiesce.drain() {
-            self.refusals.log(&self.console, Refusal::Control);
+        if let Err(malformed) = self.quiesce.drain() {
+            self.once_log.violation(&self.console, Violation::Control(malformed));
         }
         if requested != self.quiesce.is_requested() {
             // Idle connections end now.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use cloister_interfaces::Instant;
 use cloister_tcpip::link::segmentation::selected_parts;
 use cloister_tcpip::segment::Segment;
-use cloister_tcpip::segment::{Outgoing, Range};
+use cloister_tcpip::segment::{BuiltSegment, Range, TcpFlags};
 use cloister_tcpip::table::Key;
 use cloister_tcpip::tcp::recovery::Recovery;
 use proptest::prelude::*;
@@ -23,30 +23,20 @@ const ANSWERED: u32 = 7;
 
 fn acknowledgement(ack: u32) -> Segment {
     let key = Key::new([10, 0, 0, 1], 4000, 80);
-    Segment {
-        key,
-        port: 80,
-        opens: false,
-        syn: false,
-        reset: false,
-        plain: true,
-        options: true,
-        data: 0,
-        offset: 54,
-        seq: ANSWERED,
-        ack,
-        window: 99,
-    }
+    Segment { key, port: 80, flags: TcpFlags::ACK, options: true, data: 0, offset: 54, seq: ANSWERED, ack, window: 99 }
 }
 
-fn outgoing(seq: u32, data: u32) -> Outgoing {
-    Outgoing { opens: false, seq, ack: ANSWERED, data, fin: false }
+fn outgoing(seq: u32, data: u32) -> BuiltSegment {
+    BuiltSegment { flags: TcpFlags::ACK, seq, ack: ANSWERED, data }
 }
 
 /// Returns the recovery of a connection that was just opened.
 fn opened() -> Recovery {
     let mut recovery = Recovery::default();
-    recovery.on_sent(Outgoing { opens: true, ..outgoing(FIRST.wrapping_sub(1), 0) }, Instant::START);
+    recovery.on_sent(
+        BuiltSegment { flags: TcpFlags::SYN | TcpFlags::ACK, ..outgoing(FIRST.wrapping_sub(1), 0) },
+        Instant::START,
+    );
     recovery.on_received(&acknowledgement(FIRST), true, &[None; 3], WHOLE, Instant::START);
     recovery.opened(Duration::from_secs(5) - TRIP, Duration::from_secs(5));
     recovery
@@ -307,21 +297,21 @@ fn a_path_without_recent_losses_is_probed_late_and_others_early() {
 fn too_few_bytes_for_a_frame_wait_for_the_next_acknowledgement() {
     let (mut recovery, now) = (opened(), Instant(1_000_000_000));
     let enough = 2 * WHOLE;
-    assert!(!recovery.defers(100, enough), "no acknowledgement is to come");
+    assert!(!recovery.holds_back(100, enough), "no acknowledgement is to come");
     wait_for_four(&mut recovery, FIRST, now);
-    assert!(recovery.defers(4 * WHOLE + 1, enough) && recovery.defers(6 * WHOLE - 1, enough));
-    assert!(!recovery.defers(6 * WHOLE, enough), "it is a whole frame");
-    assert!(!recovery.defers(4 * WHOLE, enough), "there is nothing, so that an acknowledgement of ours may go");
-    assert!(!recovery.defers(4 * WHOLE + 1, 0), "nothing follows it");
+    assert!(recovery.holds_back(4 * WHOLE + 1, enough) && recovery.holds_back(6 * WHOLE - 1, enough));
+    assert!(!recovery.holds_back(6 * WHOLE, enough), "it is a whole frame");
+    assert!(!recovery.holds_back(4 * WHOLE, enough), "there is nothing, so that an acknowledgement of ours may go");
+    assert!(!recovery.holds_back(4 * WHOLE + 1, 0), "nothing follows it");
     // What is lost is sent again in any case.
     let mut silent = now + recovery.deadline(WHOLE).expect("data on their way").since(now);
-    assert!(recovery.begin_round(WHOLE, silent) && !recovery.defers(4 * WHOLE + 1, enough));
+    assert!(recovery.begin_round(WHOLE, silent) && !recovery.holds_back(4 * WHOLE + 1, enough));
     recovery.on_sent(outgoing(FIRST.wrapping_add(3 * WHOLE), WHOLE), silent);
     silent = silent + TRIP;
     // A peer with a closed window sends no acknowledgement until it is asked.
     let shut = Segment { window: 0, ..acknowledgement(FIRST.wrapping_add(WHOLE)) };
     recovery.on_received(&shut, true, &[None; 3], WHOLE, silent);
-    assert!(!recovery.defers(3 * WHOLE + 1, enough));
+    assert!(!recovery.holds_back(3 * WHOLE + 1, enough));
 }
 
 #[test]

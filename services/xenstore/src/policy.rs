@@ -6,7 +6,7 @@
 use core::fmt;
 
 use arrayvec::ArrayVec;
-use cloister_interfaces::rules::{MAX_PATH_RULES, PathRule, decode_rules};
+use cloister_interfaces::rules::{ClientIndex, MAX_PATH_RULES, PathRule, decode_rules};
 
 /// The access of a request to a path.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -131,7 +131,7 @@ impl Rules {
 
     /// Returns `true` if a rule gives `client` the right to `path`.
     #[must_use]
-    pub fn allows(&self, client: u8, right: Right, path: &str, own: OwnDomid<'_>) -> bool {
+    pub fn allows(&self, client: ClientIndex, right: Right, path: &str, own: OwnDomid<'_>) -> bool {
         is_well_formed(path)
             && self.0.iter().any(|entry| {
                 let rule = &entry.rule;
@@ -155,7 +155,7 @@ pub(crate) mod tests {
     /// a watch).
     pub(crate) fn blob(entries: &[(u8, &str, &str)]) -> &'static [u8] {
         let rule = |&(client, rights, path)| PathRule {
-            client,
+            client: ClientIndex(client),
             read: str::contains(rights, 'r'),
             write: rights.contains('w'),
             watch: rights.contains('n'),
@@ -165,7 +165,7 @@ pub(crate) mod tests {
     }
 
     fn allowed(blob: &'static [u8], client: u8, right: Right, path: &str, own: OwnDomid<'_>) -> bool {
-        Rules::parse(blob).allows(client, right, path, own)
+        Rules::parse(blob).allows(ClientIndex(client), right, path, own)
     }
 
     #[test]
@@ -271,7 +271,7 @@ pub(crate) mod tests {
         ) {
             // The rule's own path, too, and paths that begin with it.
             let rule: &'static str = rule.leak();
-            let entry = Entry::new(PathRule { client: 0, read: true, write: true, watch: true, path: rule });
+            let entry = Entry::new(PathRule { client: ClientIndex(0), read: true, write: true, watch: true, path: rule });
             for path in [path, rule.to_owned(), format!("{rule}{below}")].into_iter().filter(|path| is_well_formed(path)) {
                 for own in ["7", ""] {
                     prop_assert_eq!(entry.covers(&path, own), covers(rule, &path, own), "{} {}", rule, path);

@@ -2,7 +2,7 @@
 
 use cloister_caps::{Operation, Slot};
 use cloister_interfaces::capability::{Clock, Console, Port};
-use cloister_interfaces::store::{Action, Failure, Path, Reply, Request, Store, Value};
+use cloister_interfaces::store::{Action, Path, Reply, Request, Store, StoreError, Value};
 use cloister_interfaces::{Client, Instant, Memory, Notifications, Service};
 use cloister_sim::{Recorder, SharedMemory, Xenstored, channel};
 use proptest::prelude::*;
@@ -83,13 +83,13 @@ impl World {
         self.next
     }
 
-    fn ask(&mut self, client: usize, action: Action) -> Result<Vec<u8>, Failure> {
+    fn ask(&mut self, client: usize, action: Action) -> Result<Vec<u8>, StoreError> {
         let id = self.send(client, action);
         self.settle();
         self.take(client, id).expect("an answer")
     }
 
-    fn take(&mut self, client: usize, id: u16) -> Option<Result<Vec<u8>, Failure>> {
+    fn take(&mut self, client: usize, id: u16) -> Option<Result<Vec<u8>, StoreError>> {
         let at =
             self.replies[client].iter().position(|reply| matches!(reply, Reply::Answer { id: of, .. } if *of == id))?;
         match self.replies[client].remove(at) {
@@ -153,8 +153,8 @@ fn reads_writes_lists_and_removes() {
     assert_eq!(world.daemon.text("/local/domain/7/device/vif/0/state").as_deref(), Some("4"));
     assert_eq!(world.ask(1, Action::List(path("device/vif/0"))), Ok(b"mac\0state\0".to_vec()));
     assert_eq!(world.ask(1, Action::Remove(path("device/vif/0/state"))), Ok(vec![]));
-    assert_eq!(world.ask(1, read("device/vif/0/state")), Err(Failure::NotFound));
-    assert_eq!(world.ask(1, write("device/vif/0/mtu", "9000")), Err(Failure::Access));
+    assert_eq!(world.ask(1, read("device/vif/0/state")), Err(StoreError::NotFound));
+    assert_eq!(world.ask(1, write("device/vif/0/mtu", "9000")), Err(StoreError::Access));
     for _ in 0..100 {
         assert_eq!(world.ask(1, read(&format!("{BACKEND}/state"))), Ok(b"2".to_vec()));
     }
@@ -165,11 +165,11 @@ fn what_no_rule_gives_is_refused_and_logged_and_the_daemon_never_sees_it() {
     let mut world = World::new(0, 8);
     world.settle();
     let before = world.daemon.requests.len();
-    assert_eq!(world.ask(0, read("device/vif/0/mac")), Err(Failure::Policy));
-    assert_eq!(world.ask(1, write(&format!("{BACKEND}/state"), "6")), Err(Failure::Policy));
-    assert_eq!(world.ask(1, read("device/vif/0/../../control/shutdown")), Err(Failure::Policy));
-    assert_eq!(world.ask(1, read("control/a\nxenstore: all is well")), Err(Failure::Policy));
-    assert_eq!(world.ask(0, Action::Watch(path("@releaseDomain"), 1)), Err(Failure::Policy));
+    assert_eq!(world.ask(0, read("device/vif/0/mac")), Err(StoreError::Policy));
+    assert_eq!(world.ask(1, write(&format!("{BACKEND}/state"), "6")), Err(StoreError::Policy));
+    assert_eq!(world.ask(1, read("device/vif/0/../../control/shutdown")), Err(StoreError::Policy));
+    assert_eq!(world.ask(1, read("control/a\nxenstore: all is well")), Err(StoreError::Policy));
+    assert_eq!(world.ask(0, Action::Watch(path("@releaseDomain"), 1)), Err(StoreError::Policy));
     assert_eq!(world.daemon.requests.len(), before);
     let log = world.system.console();
     assert!(log.contains("refused client 0: no path rule lets it read device/vif/0/mac"), "{log}");
@@ -182,7 +182,7 @@ fn an_answer_too_long_for_a_message_is_a_failure_and_the_stream_goes_on() {
     let mut world = World::new(0, 8);
     for length in [120, 121, 256, 257, 4096] {
         world.daemon.set("/local/domain/7/device/vif/0/long", vec![b'x'; length]);
-        let expected = if length <= 120 { Ok(vec![b'x'; length]) } else { Err(Failure::TooLong) };
+        let expected = if length <= 120 { Ok(vec![b'x'; length]) } else { Err(StoreError::TooLong) };
         assert_eq!(world.ask(1, read("device/vif/0/long")), expected);
     }
     assert!(world.ask(1, read("device/vif/0/mac")).is_ok());
@@ -201,7 +201,7 @@ fn watches_fire_on_registration_and_on_change_with_the_clients_token() {
     world.daemon.set(&format!("{BACKEND}/state"), "5");
     world.settle();
     assert_eq!(world.changes(1), Vec::<u16>::new());
-    assert_eq!(world.ask(1, Action::Unwatch(path(&format!("{BACKEND}/state")), 500)), Err(Failure::NotFound));
+    assert_eq!(world.ask(1, Action::Unwatch(path(&format!("{BACKEND}/state")), 500)), Err(StoreError::NotFound));
     assert_eq!(world.daemon.watch_count(), 1);
 }
 
@@ -211,8 +211,8 @@ fn a_client_cannot_use_up_the_others_watches() {
     for token in 0..4 {
         assert_eq!(world.ask(1, Action::Watch(path("device/vif/0"), token)), Ok(vec![]));
     }
-    assert_eq!(world.ask(1, Action::Watch(path("device/vif/0"), 4)), Err(Failure::Quota));
-    assert_eq!(world.ask(1, Action::Watch(path("device/vif/0"), 3)), Err(Failure::Other));
+    assert_eq!(world.ask(1, Action::Watch(path("device/vif/0"), 4)), Err(StoreError::Quota));
+    assert_eq!(world.ask(1, Action::Watch(path("device/vif/0"), 3)), Err(StoreError::Other));
     assert_eq!(world.ask(0, Action::Watch(path("control"), 0)), Ok(vec![]));
 }
 
@@ -241,15 +241,15 @@ fn a_full_reply_queue_delays_answers_and_changes_and_loses_none() {
 #[test]
 fn transactions_of_two_clients_are_separate_and_a_conflict_fails() {
     let mut world = World::new(0, 8);
-    assert_eq!(world.ask(0, Action::Commit), Err(Failure::Other));
+    assert_eq!(world.ask(0, Action::Commit), Err(StoreError::Other));
     assert_eq!(world.ask(0, Action::Begin), Ok(vec![]));
-    assert_eq!(world.ask(0, Action::Begin), Err(Failure::Other));
+    assert_eq!(world.ask(0, Action::Begin), Err(StoreError::Other));
     assert_eq!(world.ask(1, Action::Begin), Ok(vec![]));
     assert_eq!(world.ask(0, write("control/shutdown", "x")), Ok(vec![]));
     assert_eq!(world.ask(1, write("device/vif/0/state", "4")), Ok(vec![]));
     assert_eq!(world.daemon.text("/local/domain/7/control/shutdown").as_deref(), Some(""));
     world.daemon.set("/local/domain/7/control/shutdown", "poweroff");
-    assert_eq!(world.ask(0, Action::Commit), Err(Failure::Again));
+    assert_eq!(world.ask(0, Action::Commit), Err(StoreError::Again));
     assert_eq!(world.ask(1, Action::Abort), Ok(vec![]));
     assert_eq!(world.daemon.text("/local/domain/7/control/shutdown").as_deref(), Some("poweroff"));
     assert_eq!(world.daemon.get("/local/domain/7/device/vif/0/state"), None);
@@ -267,7 +267,7 @@ fn a_transaction_is_not_kept_open_for_ever() {
     world.pass(1);
     world.settle();
     assert_eq!((world.daemon.open_transactions(), world.service.deadline()), (0, None));
-    assert_eq!(world.ask(0, Action::Commit), Err(Failure::Again));
+    assert_eq!(world.ask(0, Action::Commit), Err(StoreError::Again));
     assert_eq!(world.daemon.get("/local/domain/7/control/x"), None);
     assert_eq!(world.ask(0, Action::Begin), Ok(vec![]));
 }
@@ -286,12 +286,12 @@ fn a_silent_daemon_costs_a_time_out_and_is_recovered_from() {
     assert_eq!(deadline.0, world.service_now() + 5_000_000_000);
     world.pass(5);
     world.settle();
-    assert_eq!(world.take(1, id), Some(Err(Failure::Timeout)));
-    assert_eq!(world.ask(0, read("control/shutdown")), Err(Failure::Timeout), "at once while it is silent");
+    assert_eq!(world.take(1, id), Some(Err(StoreError::Timeout)));
+    assert_eq!(world.ask(0, read("control/shutdown")), Err(StoreError::Timeout), "at once while it is silent");
     world.daemon.silent = false;
     world.settle();
-    assert_eq!(world.ask(1, read("device/vif/0/mac")), Err(Failure::Again), "the transaction is lost");
-    assert_eq!(world.ask(1, Action::Commit), Err(Failure::Again));
+    assert_eq!(world.ask(1, read("device/vif/0/mac")), Err(StoreError::Again), "the transaction is lost");
+    assert_eq!(world.ask(1, Action::Commit), Err(StoreError::Again));
     assert_eq!(world.ask(1, read("device/vif/0/mac")), Ok(b"00:16:3e:11:22:33".to_vec()));
     assert_eq!(world.changes(1), vec![9], "the watch is registered again, and what was missed is looked at");
     assert_eq!((world.daemon.watch_count(), world.daemon.open_transactions()), (1, 0));
@@ -321,9 +321,11 @@ fn impossible_indices_end_the_connection_and_clients_get_a_failure() {
     world.settle();
     world.daemon.silent = true;
     world.ring.store(2060, 5_000);
-    assert_eq!(world.ask(1, read("device/vif/0/mac")), Err(Failure::Timeout));
-    assert_eq!(world.ask(0, read("control/shutdown")), Err(Failure::Timeout));
-    assert_eq!(world.system.console().matches("is dead").count(), 1);
+    assert_eq!(world.ask(1, read("device/vif/0/mac")), Err(StoreError::Timeout));
+    assert_eq!(world.ask(0, read("control/shutdown")), Err(StoreError::Timeout));
+    let console = world.system.console();
+    assert_eq!(console.matches("violation by the daemon: ").count(), 1, "{console}");
+    assert_eq!(console.matches("is dead").count(), 1);
     assert_eq!(world.service.deadline(), None);
 }
 
@@ -356,7 +358,7 @@ fn a_dead_connection_leaves_nothing_to_wait_for() {
                 world.settle();
                 assert_eq!(world.service.deadline(), None, "{begun:?} {waiting} {seconds}");
             }
-            assert_eq!(world.ask(1, Action::Commit), Err(Failure::Timeout));
+            assert_eq!(world.ask(1, Action::Commit), Err(StoreError::Timeout));
         }
     }
 }
@@ -370,7 +372,7 @@ fn a_daemon_that_offers_it_is_reconnected_to() {
     world.ring.store(2060, 90_000);
     world.service.notified(Notifications::ALL);
     assert_eq!(world.ring.load(2068), 1, "asks for a new connection");
-    assert_eq!(world.ask(1, read("device/vif/0/mac")), Err(Failure::Timeout));
+    assert_eq!(world.ask(1, read("device/vif/0/mac")), Err(StoreError::Timeout));
     for offset in [2048, 2052, 2056, 2060] {
         world.ring.store(offset, 0);
     }
@@ -389,7 +391,7 @@ fn a_daemon_that_does_not_tell_the_own_id_at_first_is_asked_again() {
     world.daemon.errors.push_back("EIO");
     world.settle();
     let absolute = || read("/local/domain/7/device/vif/0/mac");
-    assert_eq!(world.ask(1, absolute()), Err(Failure::Policy));
+    assert_eq!(world.ask(1, absolute()), Err(StoreError::Policy));
     assert!(world.ask(1, read("device/vif/0/mac")).is_ok());
     world.pass(1);
     world.settle();
@@ -436,7 +438,7 @@ fn answers_of_the_wrong_number_or_type_are_dropped() {
     inject(&world.ring, 11, request, 3, b"OK\0");
     world.service.notified(Notifications::ALL);
     world.settle_clients();
-    assert_eq!(world.take(1, id), Some(Err(Failure::Other)));
+    assert_eq!(world.take(1, id), Some(Err(StoreError::Other)));
 }
 
 impl World {
@@ -455,7 +457,7 @@ fn a_message_over_the_limit_ends_the_connection() {
     world.settle();
     world.daemon.silent = true;
     inject(&world.ring, 2, 1, 4097, b"");
-    assert_eq!(world.ask(1, read("device/vif/0/mac")), Err(Failure::Timeout));
+    assert_eq!(world.ask(1, read("device/vif/0/mac")), Err(StoreError::Timeout));
     assert!(world.system.console().contains("is dead"));
 }
 

@@ -1,5 +1,6 @@
 //! The watches of the clients. The token that the daemon gets is the index in the table.
 
+use cloister_interfaces::rules::ClientIndex;
 use cloister_interfaces::store::Path;
 
 /// The largest number of watches of one client, so that none can use up another's.
@@ -10,7 +11,7 @@ pub const MAX_WATCHES: usize = 4 * MAX_PER_CLIENT;
 /// A watch.
 pub struct Watch {
     /// The index of the client.
-    pub client: usize,
+    pub client: ClientIndex,
     /// The client's token.
     pub token: u16,
     /// The watched path, as the client wrote it.
@@ -37,7 +38,7 @@ impl Watches {
 
     /// Adds a watch that is not registered yet, and returns its index. Returns `None` if the client
     /// has [`MAX_PER_CLIENT`] watches.
-    pub fn add(&mut self, client: usize, path: Path, token: u16) -> Option<usize> {
+    pub fn add(&mut self, client: ClientIndex, path: Path, token: u16) -> Option<usize> {
         if self.entries.iter().flatten().filter(|watch| watch.client == client).count() >= MAX_PER_CLIENT {
             return None;
         }
@@ -49,7 +50,7 @@ impl Watches {
     }
 
     /// Returns the index of a client's watch.
-    pub fn find(&self, client: usize, path: &Path, token: u16) -> Option<usize> {
+    pub fn find(&self, client: ClientIndex, path: &Path, token: u16) -> Option<usize> {
         self.entries.iter().position(|entry| {
             entry.as_ref().is_some_and(|watch| watch.client == client && watch.path == *path && watch.token == token)
         })

@@ -3,7 +3,7 @@
 use arrayvec::ArrayVec;
 use cloister_caps::xen::xs_wire;
 pub use cloister_caps::xen::xs_wire::MessageType;
-use cloister_interfaces::store::Failure;
+use cloister_interfaces::store::StoreError;
 
 /// The size of a header, in bytes (`struct xsd_sockmsg`).
 pub const HEADER: usize = size_of::<xs_wire::Header>();
@@ -75,16 +75,16 @@ pub fn request(kind: MessageType, request: u32, transaction: u32, parts: &[&[u8]
     Some(packet)
 }
 
-/// Returns the failure that the payload of an error message names (`xsd_errors`).
+/// Returns the error that the payload of an error message names (`xsd_errors`).
 #[must_use]
-pub fn failure(payload: &[u8]) -> Failure {
+pub fn store_error(payload: &[u8]) -> StoreError {
     let name = payload.strip_suffix(b"\0").unwrap_or(payload);
     match name {
-        b"ENOENT" => Failure::NotFound,
-        b"EACCES" | b"EPERM" | b"EROFS" => Failure::Access,
-        b"EAGAIN" => Failure::Again,
-        b"ENOSPC" | b"E2BIG" | b"EBUSY" => Failure::Quota,
-        _ => Failure::Other,
+        b"ENOENT" => StoreError::NotFound,
+        b"EACCES" | b"EPERM" | b"EROFS" => StoreError::Access,
+        b"EAGAIN" => StoreError::Again,
+        b"ENOSPC" | b"E2BIG" | b"EBUSY" => StoreError::Quota,
+        _ => StoreError::Other,
     }
 }
 
@@ -144,12 +144,12 @@ mod tests {
 
     #[test]
     fn errors_by_name() {
-        assert_eq!(failure(b"ENOENT\0"), Failure::NotFound);
-        assert_eq!(failure(b"EAGAIN"), Failure::Again);
-        assert_eq!(failure(b"EACCES\0"), Failure::Access);
-        assert_eq!(failure(b"EBUSY\0"), Failure::Quota);
-        assert_eq!(failure(b"ENOENT\0x"), Failure::Other);
-        assert_eq!(failure(b""), Failure::Other);
+        assert_eq!(store_error(b"ENOENT\0"), StoreError::NotFound);
+        assert_eq!(store_error(b"EAGAIN"), StoreError::Again);
+        assert_eq!(store_error(b"EACCES\0"), StoreError::Access);
+        assert_eq!(store_error(b"EBUSY\0"), StoreError::Quota);
+        assert_eq!(store_error(b"ENOENT\0x"), StoreError::Other);
+        assert_eq!(store_error(b""), StoreError::Other);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::time::Duration;
 use cloister_caps::{Operation, PAGE_SIZE};
 use cloister_http::request;
 use cloister_interfaces::Instant;
-use cloister_interfaces::message::{Malformed, Message, Reader, Writer};
+use cloister_interfaces::message::{Defect, Message, Reader, Writer};
 use cloister_interfaces::queue::{QueueEnd, Receiver, Sender, producer_pages};
 use cloister_interfaces::system::System;
 use cloister_netfront::ring::FrontRing;
@@ -99,7 +99,7 @@ impl Message for Descriptor {
     fn encode(&self, writer: &mut Writer<'_>) {
         self.0.iter().for_each(|word| writer.u32(*word));
     }
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, Defect> {
         Ok(Descriptor([reader.u32()?, reader.u32()?, reader.u32()?, reader.u32()?]))
     }
 }
@@ -247,10 +247,7 @@ fn follow() -> Result<Ready, String> {
     let mut segment = cloister_tcpip::segment::Segment {
         key,
         port: 80,
-        opens: false,
-        syn: false,
-        reset: false,
-        plain: true,
+        flags: cloister_tcpip::segment::TcpFlags::ACK,
         options: false,
         data: 100,
         offset: frame::ETHERNET_HEADER + 40,

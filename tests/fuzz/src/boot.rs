@@ -126,7 +126,7 @@ impl Boot {
             let mut line = [0; MAX_COMMAND_LINE];
             let length = command_line(&self.ram, address, &mut line);
             assert!(length <= MAX_COMMAND_LINE && !line[..length].contains(&0));
-            cloister_tcpip::config::parse(&line[..length], |refused| assert!(refused.to_string().len() < 1000));
+            cloister_tcpip::config::parse(&line[..length], |option| assert!(option.to_string().len() < 1000));
         }
     }
 }

@@ -9,7 +9,7 @@ use cloister_caps::{Operation, Slot};
 use cloister_control::{Caps, service};
 use cloister_interfaces::capability::{Clock, Console, Power};
 use cloister_interfaces::control::{self, Control};
-use cloister_interfaces::store::{Action, Failure, Reply, Request, Store, Value};
+use cloister_interfaces::store::{Action, Reply, Request, Store, StoreError, Value};
 use cloister_interfaces::{Message, Service};
 use cloister_sim::fakes::StoreService;
 use cloister_sim::{ChannelMemory, Recorder, SharedMemory, Xenstored};
@@ -29,7 +29,7 @@ pub enum Answer {
     /// To the last request.
     Value(Bytes),
     Command(u8),
-    Failure(u8),
+    StoreError(u8),
     /// To another request.
     Other(u16, Bytes),
     Changed(u16),
@@ -55,8 +55,8 @@ impl ScriptMessage<Reply> for StoreReply {
                 let text = COMMANDS[usize::from(*which) % COMMANDS.len()];
                 Reply::Answer { id: self.0, result: Ok(value(text.as_bytes())) }
             }
-            Answer::Failure(which) => {
-                Reply::Answer { id: self.0, result: Err(Failure::ALL[usize::from(*which) % Failure::ALL.len()]) }
+            Answer::StoreError(which) => {
+                Reply::Answer { id: self.0, result: Err(StoreError::ALL[usize::from(*which) % StoreError::ALL.len()]) }
             }
             Answer::Other(id, Bytes(bytes)) => Reply::Answer { id: *id, result: Ok(value(bytes)) },
             Answer::Changed(token) => Reply::Changed { token: *token },

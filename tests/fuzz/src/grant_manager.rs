@@ -9,7 +9,7 @@ use cloister_caps::{DomId, InvokeError, Operation, Slot, Status};
 use cloister_grant_manager::{Caps, service};
 use cloister_interfaces::capability::{Clock, Console, Grant};
 use cloister_interfaces::grants::{Grants, Reply, Request};
-use cloister_interfaces::rules::{self, ClientGrantRule};
+use cloister_interfaces::rules::{self, ClientGrantRule, ClientIndex, RuleIndex};
 use cloister_interfaces::{PageRun, Service};
 use cloister_sim::ChannelMemory;
 
@@ -24,10 +24,10 @@ const HOSTILE: u8 = 0;
 const HONEST: u8 = 1;
 /// The rules of the policy: client, index, the most pages at once, peers.
 const POLICY: [ClientGrantRule; 4] = [
-    ClientGrantRule { client: HOSTILE, rule: 0, count: 2, peer_first: 0, peer_last: 3 },
-    ClientGrantRule { client: HONEST, rule: 1, count: 8, peer_first: 2, peer_last: 2 },
-    ClientGrantRule { client: HOSTILE, rule: 2, count: 100, peer_first: 1, peer_last: 32_751 },
-    ClientGrantRule { client: HOSTILE, rule: 3, count: 16, peer_first: 0, peer_last: 0 },
+    ClientGrantRule { client: ClientIndex(HOSTILE), rule: RuleIndex(0), count: 2, peer_first: 0, peer_last: 3 },
+    ClientGrantRule { client: ClientIndex(HONEST), rule: RuleIndex(1), count: 8, peer_first: 2, peer_last: 2 },
+    ClientGrantRule { client: ClientIndex(HOSTILE), rule: RuleIndex(2), count: 100, peer_first: 1, peer_last: 32_751 },
+    ClientGrantRule { client: ClientIndex(HOSTILE), rule: RuleIndex(3), count: 16, peer_first: 0, peer_last: 0 },
 ];
 const PEER: DomId = DomId(2);
 /// The most work of one call: invocations for the pages of one call, a few console lines of several
@@ -49,7 +49,7 @@ impl Kernel {
         let key = (slot.0, page);
         match operation {
             Operation::GrantIssue => {
-                let rule = POLICY.iter().find(|rule| u16::from(rule.rule) + RULES == slot.0).expect("a rule's slot");
+                let rule = POLICY.iter().find(|rule| u16::from(rule.rule.0) + RULES == slot.0).expect("a rule's slot");
                 let granted = self.granted.range((slot.0, 0)..=(slot.0, u64::MAX)).count();
                 assert!((u64::from(rule.peer_first)..=rule.peer_last.into()).contains(&peer), "granted to {peer}");
                 assert_eq!(theirs, 0, "a page of the peer's");
@@ -218,10 +218,10 @@ impl World for Clients {
             self.host
                 .settle(self.service.as_mut(), 400, || !hostile.receive().is_empty() | !honest.receive().is_empty());
         }
-        let own = |client: u8| POLICY.into_iter().filter(move |rule| rule.client == client).zip(0u8..);
+        let own = |client: u8| POLICY.into_iter().filter(move |rule| rule.client == ClientIndex(client)).zip(0u8..);
         for (client, hostile) in [(HOSTILE, true), (HONEST, false)] {
             for (entry, rule) in own(client) {
-                let slot = RULES + u16::from(entry.rule);
+                let slot = RULES + u16::from(entry.rule.0);
                 let end = Request::End { rule };
                 assert_eq!(self.ask(hostile, end), Reply::Ended { rule, still_mapped: 0 });
                 let (count, peer) = (entry.count, DomId(entry.peer_last));

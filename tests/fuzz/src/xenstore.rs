@@ -4,8 +4,8 @@ use arbitrary::Arbitrary;
 use cloister_caps::Slot;
 use cloister_caps::xen::xs_wire::{CONNECTION, REQ_CONS, REQ_PROD, RING_SIZE, RSP_CONS, RSP_PROD};
 use cloister_interfaces::capability::{Clock, Console, Port};
-use cloister_interfaces::rules::{self, PathRule};
-use cloister_interfaces::store::{Action, Failure, Path, Reply, Request, Store, Value};
+use cloister_interfaces::rules::{self, ClientIndex, PathRule};
+use cloister_interfaces::store::{Action, Path, Reply, Request, Store, StoreError, Value};
 use cloister_interfaces::{Memory, Message, Service};
 use cloister_sim::{ChannelMemory, SharedMemory, Tampered, Xenstored};
 use cloister_xenstore::{Caps, service};
@@ -31,7 +31,7 @@ const RING: u32 = RING_SIZE as u32;
 fn rules() -> &'static [u8] {
     thread_local! {
         static BLOB: &'static [u8] = {
-            let rules = RULES.map(|(client, path, [read, write, watch])| PathRule { client, read, write, watch, path });
+            let rules = RULES.map(|(client, path, [read, write, watch])| PathRule { client: ClientIndex(client), read, write, watch, path });
             rules::encode_rules(&rules).expect("short paths").leak()
         };
     }
@@ -167,7 +167,7 @@ impl Bench {
     }
 
     /// Makes a request, and returns the reply that it gets if nothing prevents it.
-    fn ask(&mut self, client: usize, action: Action) -> Result<Value, Failure> {
+    fn ask(&mut self, client: usize, action: Action) -> Result<Value, StoreError> {
         self.next += 1;
         assert!(self.clients[client].send(&Request { id: self.next, action: action.clone() }), "no room");
         let messages = self.settle();
@@ -189,7 +189,7 @@ impl Bench {
         let _ = self.ask(0, Action::Abort);
         assert_eq!(self.ask(0, Action::Write(path("control/end"), value(b"x"))), Ok(Value::new()));
         assert_eq!(self.ask(0, Action::Read(path("/local/domain/7/control/end"))), Ok(value(b"x")));
-        assert_eq!(self.ask(0, Action::Read(path("device/vif/0/state"))), Err(Failure::Policy));
+        assert_eq!(self.ask(0, Action::Read(path("device/vif/0/state"))), Err(StoreError::Policy));
         let _ = self.ask(1, Action::Abort);
         assert_eq!(self.ask(1, Action::Begin), Ok(Value::new()));
         assert_eq!(self.ask(1, Action::Write(path("device/vif/0/state"), value(b"4"))), Ok(Value::new()));
@@ -466,7 +466,7 @@ impl World for Daemon {
             // The daemon broke the protocol while it offered no reconnection: requests of clients
             // fail at once.
             let path = Path::from("control/end").expect("short");
-            assert_eq!(bench.ask(0, Action::Read(path)), Err(Failure::Timeout));
+            assert_eq!(bench.ask(0, Action::Read(path)), Err(StoreError::Timeout));
         } else {
             bench.serves();
         }

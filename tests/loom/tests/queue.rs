@@ -5,7 +5,7 @@
 use cloister_caps::Slot;
 use cloister_interfaces::message::{Reader, Writer};
 use cloister_interfaces::queue::QueueEnd;
-use cloister_interfaces::{Malformed, Message, Receiver, Sender};
+use cloister_interfaces::{Defect, Message, Receiver, Sender};
 use cloister_loom::{Notification, Region, Weakness, every_ordering};
 
 /// The number of a message, from 1. An empty slot holds 0.
@@ -17,7 +17,7 @@ impl Message for Number {
     fn encode(&self, writer: &mut Writer<'_>) {
         writer.u8(self.0);
     }
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, Defect> {
         reader.u8().map(Number)
     }
 }

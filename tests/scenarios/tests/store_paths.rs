@@ -4,7 +4,7 @@
 
 use cloister_caps::Slot;
 use cloister_interfaces::capability::{Clock, Console, Port};
-use cloister_interfaces::store::{Action, Failure, Path, Reply, Request, Store, Value};
+use cloister_interfaces::store::{Action, Path, Reply, Request, Store, StoreError, Value};
 use cloister_interfaces::{Client, Instant, Notifications, Service};
 use cloister_scenarios::image::shipped_policy;
 use cloister_sim::{Recorder, SharedMemory, Xenstored, channel};
@@ -95,7 +95,7 @@ impl World {
     }
 
     /// Sends a request. Returns its result.
-    fn ask(&mut self, client: usize, action: Action) -> Result<Value, Failure> {
+    fn ask(&mut self, client: usize, action: Action) -> Result<Value, StoreError> {
         self.next += 1;
         let id = self.next;
         self.clients[client].requests.send(&Request { id, action }).expect("room");
@@ -123,7 +123,7 @@ impl World {
             for spelling in [node, &absolute] {
                 let path = Path::from(spelling).expect("a short path");
                 for action in [Action::Write(path, value("9")), Action::Remove(path)] {
-                    assert_eq!(self.ask(client, action.clone()), Err(Failure::Policy), "{action:?}");
+                    assert_eq!(self.ask(client, action.clone()), Err(StoreError::Policy), "{action:?}");
                 }
             }
             if inside {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use cloister_caps::{GrantRef, PAGE_SIZE};
-use cloister_interfaces::store::{Action, Failure, Reply, Store, Value};
+use cloister_interfaces::store::{Action, Reply, Store, StoreError, Value};
 use cloister_interfaces::{PageRun, Server, System, grants};
 
 use crate::memory::SharedMemory;
@@ -14,10 +14,10 @@ pub struct StoreService<S> {
     server: Server<Store, S, SharedMemory>,
     watches: Vec<(String, u16, Option<Vec<u8>>)>,
     transaction: Option<Vec<(String, Option<Vec<u8>>)>>,
-    /// The number of commits that still fail with [`Failure::Again`].
+    /// The number of commits that still fail with [`StoreError::Again`].
     pub conflicts: u32,
     /// Returns the failure of an action that must fail, or `None` for one to carry out.
-    pub refuse: Option<fn(&Action) -> Option<Failure>>,
+    pub refuse: Option<fn(&Action) -> Option<StoreError>>,
     /// All actions so far.
     pub actions: Vec<Action>,
 }
@@ -68,12 +68,12 @@ impl<S: System> StoreService<S> {
         moved
     }
 
-    fn perform(&mut self, store: &mut Xenstored, action: Action) -> Result<Value, Failure> {
+    fn perform(&mut self, store: &mut Xenstored, action: Action) -> Result<Value, StoreError> {
         let absolute = |path: &str| if path.starts_with('/') { path.to_string() } else { store.own(path) };
         match action {
             Action::Read(path) => {
-                let value = store.get(&absolute(&path)).ok_or(Failure::NotFound)?;
-                Value::try_from(value.as_slice()).map_err(|_| Failure::TooLong)
+                let value = store.get(&absolute(&path)).ok_or(StoreError::NotFound)?;
+                Value::try_from(value.as_slice()).map_err(|_| StoreError::TooLong)
             }
             Action::Write(path, value) => self.change(store, absolute(&path), Some(value.to_vec())),
             Action::Remove(path) => self.change(store, absolute(&path), None),
@@ -87,28 +87,28 @@ impl<S: System> StoreService<S> {
                 self.watches.retain(|(watched, of, _)| (watched, *of) != (&path, token));
                 Ok(Value::new())
             }
-            Action::Begin if self.transaction.is_some() => Err(Failure::Other),
+            Action::Begin if self.transaction.is_some() => Err(StoreError::Other),
             Action::Begin => {
                 self.transaction = Some(Vec::new());
                 Ok(Value::new())
             }
             Action::Commit => {
-                let writes = self.transaction.take().ok_or(Failure::Other)?;
+                let writes = self.transaction.take().ok_or(StoreError::Other)?;
                 if self.conflicts > 0 {
                     self.conflicts -= 1;
-                    return Err(Failure::Again);
+                    return Err(StoreError::Again);
                 }
                 for (path, value) in writes {
                     self.change(store, path, value)?;
                 }
                 Ok(Value::new())
             }
-            Action::Abort => self.transaction.take().map(|_| Value::new()).ok_or(Failure::Other),
-            Action::List(_) => Err(Failure::Other),
+            Action::Abort => self.transaction.take().map(|_| Value::new()).ok_or(StoreError::Other),
+            Action::List(_) => Err(StoreError::Other),
         }
     }
 
-    fn change(&mut self, store: &mut Xenstored, path: String, value: Option<Vec<u8>>) -> Result<Value, Failure> {
+    fn change(&mut self, store: &mut Xenstored, path: String, value: Option<Vec<u8>>) -> Result<Value, StoreError> {
         match (&mut self.transaction, value) {
             (Some(writes), value) => writes.push((path, value)),
             (None, Some(value)) => store.set(&path, value),

@@ -1,6 +1,6 @@
 //! Making and ending connections.
 
-use cloister_interfaces::store::{Action, Failure};
+use cloister_interfaces::store::{Action, StoreError};
 
 use super::*;
 
@@ -59,7 +59,7 @@ fn requests_before_tcpip_knew_of_the_connection_are_void() {
     world.transmit(0, &[2; 60]);
     world.settle();
     assert_eq!(world.sent(), [[2; 60]]);
-    assert!(!world.system.console().contains("refused"));
+    assert!(!world.system.console().contains("violation"));
 }
 
 #[test]
@@ -217,7 +217,7 @@ fn a_refused_grant_is_undone_and_tried_again() {
 fn failures_make_the_pauses_longer() {
     let mut world = World::bare(64);
     world.store.refuse =
-        Some(|action| matches!(action, Action::Read(path) if path.ends_with("mac")).then_some(Failure::Timeout));
+        Some(|action| matches!(action, Action::Read(path) if path.ends_with("mac")).then_some(StoreError::Timeout));
     world.back.create(&mut world.daemon);
     world.settle();
     let mut pauses = Vec::new();
@@ -444,17 +444,17 @@ fn tcpip_is_offered_only_what_the_back_end_offers() {
 /// A node that cannot be read is logged by name, once however often it is tried.
 #[test]
 fn the_reason_for_an_unreadable_device_node_is_logged_once() {
-    fn at_mac(action: &Action, failure: Failure) -> Option<Failure> {
+    fn at_mac(action: &Action, failure: StoreError) -> Option<StoreError> {
         matches!(action, Action::Read(path) if path.ends_with("mac")).then_some(failure)
     }
-    type Refuse = fn(&Action) -> Option<Failure>;
+    type Refuse = fn(&Action) -> Option<StoreError>;
     let cases: [(Refuse, &str); 6] = [
-        (|action| at_mac(action, Failure::Access), "mac: XenStore refuses it"),
-        (|action| at_mac(action, Failure::Policy), "mac: the policy refuses it"),
-        (|action| at_mac(action, Failure::TooLong), "mac: longer than any that is in form"),
-        (|action| at_mac(action, Failure::Timeout), "mac: XenStore does not answer"),
-        (|action| at_mac(action, Failure::Quota), "mac: XenStore fails to read it"),
-        (|action| at_mac(action, Failure::Other), "mac: XenStore fails to read it"),
+        (|action| at_mac(action, StoreError::Access), "mac: XenStore refuses it"),
+        (|action| at_mac(action, StoreError::Policy), "mac: the policy refuses it"),
+        (|action| at_mac(action, StoreError::TooLong), "mac: longer than any that is in form"),
+        (|action| at_mac(action, StoreError::Timeout), "mac: XenStore does not answer"),
+        (|action| at_mac(action, StoreError::Quota), "mac: XenStore fails to read it"),
+        (|action| at_mac(action, StoreError::Other), "mac: XenStore fails to read it"),
     ];
     for (refuse, text) in cases {
         let mut world = World::bare(64);
@@ -473,7 +473,7 @@ fn the_reason_for_an_unreadable_device_node_is_logged_once() {
 #[test]
 fn a_transaction_that_an_earlier_run_left_is_aborted() {
     let mut world = World::bare(64);
-    world.store.refuse = Some(|action| matches!(action, Action::Read(_)).then_some(Failure::Again));
+    world.store.refuse = Some(|action| matches!(action, Action::Read(_)).then_some(StoreError::Again));
     world.back.create(&mut world.daemon);
     world.settle();
     assert!(world.store.actions.contains(&Action::Abort), "{:?}", world.store.actions);

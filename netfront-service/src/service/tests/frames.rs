@@ -108,7 +108,7 @@ fn a_long_frame_is_received_uncut() {
         assert_eq!(bytes, frame.bytes, "round {round}");
         world.settle();
     }
-    assert!(!world.system.console().contains("refused"), "{}", world.system.console());
+    assert!(!world.system.console().contains("violation"), "{}", world.system.console());
 }
 
 #[test]

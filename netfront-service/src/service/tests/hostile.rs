@@ -27,26 +27,27 @@ fn impossible_requests_of_tcpip_are_refused_logged_once_and_harm_nothing() {
     world.back.hold_tx = false;
     world.settle();
     assert_eq!(world.sent(), [[1; 60]]);
-    assert_eq!(world.system.console().matches("refused tcpip").count(), 1);
+    assert_eq!(world.system.console().matches("violation by tcpip: ").count(), 1);
     world.back.waiting.push_back(vec![9; 60].into());
     world.settle();
     assert!(world.replies().iter().any(|reply| matches!(reply, Reply::Received { .. })));
 }
 
-/// The bytes of requests with a field that the type of a request excludes.
-const MALFORMED: [[u8; 8]; 5] = [
+/// The bytes of requests with a field that the type of a request excludes, and what the log says
+/// of it.
+const MALFORMED: [([u8; 8], &str); 5] = [
     // A frame to be split into segments of no bytes.
-    [1, 2, 4, 0, 60, 0, 0, 0],
+    ([1, 2, 4, 0, 60, 0, 0, 0], "a number out of range at byte 6"),
     // No page; pages past number 65,535.
-    [2, 0, 0, 0, 0, 0, 0, 0],
-    [2, 0, 0xff, 0xff, 0, 0, 0, 0],
-    [2, 0, 0xff, 0xff, 2, 0, 0, 0],
-    [2, 0, 1, 0, 0xff, 0xff, 1, 0],
+    ([2, 0, 0, 0, 0, 0, 0, 0], "a number out of range at byte 2"),
+    ([2, 0, 0xff, 0xff, 0, 0, 0, 0], "a number out of range at byte 2"),
+    ([2, 0, 0xff, 0xff, 2, 0, 0, 0], "a number out of range at byte 2"),
+    ([2, 0, 1, 0, 0xff, 0xff, 1, 0], "padding that is not zero at byte 6"),
 ];
 
 #[test]
-fn malformed_requests_of_tcpip_are_refused_logged_once_and_harm_nothing() {
-    for bytes in MALFORMED {
+fn malformed_requests_of_tcpip_are_violations_logged_once_and_harm_nothing() {
+    for (bytes, text) in MALFORMED {
         let mut world = World::connected();
         for _ in 0..2 {
             // Its place in the queue is taken by a well-formed request first.
@@ -55,7 +56,8 @@ fn malformed_requests_of_tcpip_are_refused_logged_once_and_harm_nothing() {
         }
         world.settle();
         let console = world.system.console();
-        assert_eq!(console.matches("refused tcpip: a malformed message").count(), 1, "{bytes:?}: {console}");
+        let line = format!("violation by tcpip: a message with {text} (logged once per connection)\n");
+        assert_eq!(console.matches(&line).count(), 1, "{bytes:?}: {console}");
         world.transmit(3, &[1; 60]);
         world.back.waiting.push_back(vec![9; 60].into());
         world.settle();
@@ -66,7 +68,9 @@ fn malformed_requests_of_tcpip_are_refused_logged_once_and_harm_nothing() {
 fn expect_end(world: &mut World, text: &str) {
     world.settle();
     assert_eq!(world.replies().last(), Some(&Reply::Down), "{text}");
-    assert!(world.system.console().contains(text), "{}", world.system.console());
+    let console = world.system.console();
+    let lines = console.lines().filter(|line| line.starts_with("violation by the back end: ") && line.contains(text));
+    assert_eq!(lines.count(), 1, "{text}: {console}");
     assert!(world.daemon.text("/local/domain/7/error/device/vif/0/error").is_some_and(|error| error.contains(text)));
     world.pass(1_100);
     assert_eq!(world.replies(), [UP], "{text}");

@@ -3,11 +3,11 @@
 use cloister_interfaces::socket::{ConnectionId, Layout};
 use cloister_interfaces::{Instant, Memory};
 
-use super::{Connection, MAX_REQUESTS, MAX_UNWATCHED, Remaining, State, Workspace};
+use super::{Closed, Connection, MAX_REQUESTS, MAX_UNWATCHED, Remaining, Reports, State, Workspace};
 use crate::head::Content;
 use crate::page;
 use crate::request;
-use crate::response::{Answer, CONTINUE, Response, Sink, refuse, respond, respond_to_sink};
+use crate::response::{AfterResponse, Answer, CONTINUE, Response, Sink, refuse, respond, respond_to_sink};
 
 impl Connection {
     /// Ends a connection whose deadline has passed, with a response if it was sending a request.
@@ -30,7 +30,7 @@ impl Connection {
         for _ in 0..MAX_REQUESTS {
             if matches!(self.state, State::Lingering) {
                 self.consume(u64::MAX);
-                if self.peer_closed {
+                if self.closed != Closed::Nothing {
                     self.close();
                 }
             }
@@ -38,11 +38,12 @@ impl Connection {
                 return false;
             }
             self.send_content(index, workspace);
-            let more = if self.close_after { self.watched && !self.is_sent() } else { self.constant > 0 };
+            let ends = self.after_response.ends();
+            let more = if ends { self.reports == Reports::Watched && !self.is_sent() } else { self.constant > 0 };
             if self.remaining != Remaining::Nothing || more {
                 return false;
             }
-            if self.close_after {
+            if ends {
                 self.finish(workspace.now);
                 continue;
             }
@@ -53,7 +54,7 @@ impl Connection {
                 None => self.serve(index, workspace),
             };
             if !got_on {
-                if self.peer_closed && matches!(self.state, State::Open) && self.is_sent() {
+                if self.closed != Closed::Nothing && matches!(self.state, State::Open) && self.is_sent() {
                     self.close();
                 }
                 return false;
@@ -65,7 +66,7 @@ impl Connection {
     /// Ends the connection after its last response.
     fn finish(&mut self, now: Instant) {
         self.last_progress = now;
-        if self.linger_after && !self.peer_closed {
+        if self.after_response == AfterResponse::Linger && self.closed == Closed::Nothing {
             self.state = State::Lingering;
         } else {
             self.close();
@@ -179,8 +180,9 @@ impl Connection {
             Content::Bytes(bytes) => Remaining::Bytes(bytes),
             Content::Page(uptime) => Remaining::Page(uptime, 0),
         };
-        self.watched = matches!(response.content, Content::Bytes(bytes) if bytes.len() > MAX_UNWATCHED);
-        (self.close_after, self.linger_after) = (response.close, response.linger);
+        let large = matches!(response.content, Content::Bytes(bytes) if bytes.len() > MAX_UNWATCHED);
+        self.reports = if large { Reports::Watched } else { Reports::Usual };
+        self.after_response = response.then;
         self.body_left = response.discard;
         self.served = true;
         self.last_progress = workspace.now;
@@ -204,7 +206,7 @@ impl Connection {
         self.out_position = self.out_position.wrapping_add(count);
         self.unsent += count;
         self.unannounced += count;
-        self.quiet = false;
+        self.end_quiet();
         bytes.len()
     }
 
@@ -218,7 +220,7 @@ impl Connection {
         }
         self.constant = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
         self.constant_start = Some(start);
-        self.quiet = false;
+        self.end_quiet();
         self.constant as usize
     }
 

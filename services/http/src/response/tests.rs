@@ -60,7 +60,10 @@ fn files() -> Site {
 #[test]
 fn a_file_is_sent_with_its_type_and_length() {
     let response = get(&files(), "/a/b.txt", "");
-    assert_eq!((status(&response), response.content, response.close), ("200", Content::Bytes(b"0123456789"), false));
+    assert_eq!(
+        (status(&response), response.content, response.then.ends()),
+        ("200", Content::Bytes(b"0123456789"), false)
+    );
     assert_eq!(field(&response, "Content-Length"), Some("10"));
     assert_eq!(field(&response, "Content-Type"), Some("text/plain; charset=utf-8"));
     assert_eq!(field(&response, "Date"), Some("Sun, 06 Nov 1994 08:49:37 GMT"));
@@ -106,15 +109,18 @@ fn refusals() {
     assert_eq!(field(&get(&site, "/none", ""), "Content-Length"), Some("14"));
     assert_eq!(status(&get(&site, "/a/../x", "")), "400");
     let post = answer(&site, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n");
-    assert_eq!((status(&post), field(&post, "Allow"), post.discard, post.close), ("405", Some("GET, HEAD"), 5, false));
+    assert_eq!(
+        (status(&post), field(&post, "Allow"), post.discard, post.then.ends()),
+        ("405", Some("GET, HEAD"), 5, false)
+    );
     assert_eq!(status(&answer(&site, "BREW / HTTP/1.1\r\nHost: a\r\n\r\n")), "501");
     let large = get(&site, "/", "Content-Length: 65537\r\n");
-    assert_eq!((status(&large), large.close), ("413", true));
-    assert!(get(&site, "/", "Transfer-Encoding: chunked\r\n").close);
-    assert!(get(&site, "/", "Content-Length: 4\r\nExpect: 100-continue\r\n").close);
+    assert_eq!((status(&large), large.then.ends()), ("413", true));
+    assert!(get(&site, "/", "Transfer-Encoding: chunked\r\n").then.ends());
+    assert!(get(&site, "/", "Content-Length: 4\r\nExpect: 100-continue\r\n").then.ends());
     let refusal = refuse(431, None, &mut Head::new());
-    assert!(refusal.close && refusal.linger);
-    assert!(!answer(&site, "GET / HTTP/1.0\r\n\r\n").linger);
+    assert!(refusal.then == AfterResponse::Linger);
+    assert!(answer(&site, "GET / HTTP/1.0\r\n\r\n").then == AfterResponse::Close);
 }
 
 #[test]
@@ -122,9 +128,9 @@ fn bytes_sent_to_the_sink_are_counted() {
     let site = files();
     let post = |more: &str| answer_with(&site, true, &format!("POST /sink HTTP/1.1\r\nHost: a\r\n{more}\r\n"));
     let response = post("Content-Length: 123456789012\r\n");
-    assert_eq!((status(&response), response.close), ("200", false));
+    assert_eq!((status(&response), response.then.ends()), ("200", false));
     assert!(response.head.contains("Content-Length: 13\r\n") && response.head.ends_with("\r\n\r\n123456789012\n"));
-    assert!(post("Content-Length: 1\r\nConnection: close\r\n").close);
+    assert!(post("Content-Length: 1\r\nConnection: close\r\n").then.ends());
     assert_eq!(status(&post("Transfer-Encoding: chunked\r\n")), "411");
     assert_eq!(status(&get(&site, "/sink", "")), "404");
 }
@@ -135,7 +141,7 @@ fn the_shipped_service_has_no_sink() {
         let text = format!("POST /sink HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n");
         let response = answer(&files(), &text);
         assert_eq!((status(&response), field(&response, "Allow")), ("405", Some("GET, HEAD")));
-        assert_eq!((response.discard, response.close), (discard, close), "{length}");
+        assert_eq!((response.discard, response.then.ends()), (discard, close), "{length}");
     }
 }
 
@@ -169,9 +175,9 @@ fn a_redirect_adds_the_slash_and_never_leaves_this_server() {
 #[test]
 fn versions_and_connections() {
     let http_1_0 = answer(&files(), "GET / HTTP/1.0\r\n\r\n");
-    assert_eq!((http_1_0.close, field(&http_1_0, "Connection")), (true, Some("close")));
+    assert_eq!((http_1_0.then.ends(), field(&http_1_0, "Connection")), (true, Some("close")));
     let kept = answer(&files(), "GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
-    assert_eq!((kept.close, field(&kept, "Connection")), (false, Some("keep-alive")));
+    assert_eq!((kept.then.ends(), field(&kept, "Connection")), (false, Some("keep-alive")));
     assert_eq!(field(&get(&files(), "/", ""), "Connection"), None);
 }
 

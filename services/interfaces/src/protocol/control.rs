@@ -4,7 +4,7 @@
 //! |---|---|---|---|
 //! | control or tcpip | say anything | end the domain without the toolstack's word; keep it from ending | `control-control`, `tcpip-control` |
 
-use crate::message::{Malformed, Message, Reader, Writer};
+use crate::message::{Defect, Message, Reader, Writer};
 use crate::queue::Interface;
 
 /// The interface.
@@ -35,8 +35,8 @@ impl Message for Request {
     fn encode(&self, writer: &mut Writer<'_>) {
         writer.u16(1);
     }
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
-        if reader.u16()? == 1 { Ok(Request::Quiesce) } else { Err(Malformed::Tag) }
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, Defect> {
+        if reader.u16()? == 1 { Ok(Request::Quiesce) } else { Err(reader.reject(0, Defect::Tag)) }
     }
 }
 
@@ -45,8 +45,8 @@ impl Message for Reply {
     fn encode(&self, writer: &mut Writer<'_>) {
         writer.u16(1);
     }
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
-        if reader.u16()? == 1 { Ok(Reply::Quiet) } else { Err(Malformed::Tag) }
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, Defect> {
+        if reader.u16()? == 1 { Ok(Reply::Quiet) } else { Err(reader.reject(0, Defect::Tag)) }
     }
 }
 
@@ -59,11 +59,11 @@ mod tests {
     fn messages_round_trip() {
         check_round_trip(&[Request::Quiesce]);
         check_round_trip(&[Reply::Quiet]);
-        check_malformed::<Request>(&[(&[], Malformed::Tag), (&[2], Malformed::Tag), (&[1, 0, 1], Malformed::Padding)]);
+        check_malformed::<Request>(&[(&[], 0, Defect::Tag), (&[2], 0, Defect::Tag), (&[1, 0, 1], 2, Defect::Padding)]);
         check_malformed::<Reply>(&[
-            (&[], Malformed::Tag),
-            (&[2], Malformed::Tag),
-            (&[1, 0, 0, 0, 0, 0, 0, 1], Malformed::Padding),
+            (&[], 0, Defect::Tag),
+            (&[2], 0, Defect::Tag),
+            (&[1, 0, 0, 0, 0, 0, 0, 1], 2, Defect::Padding),
         ]);
     }
 }

@@ -6,7 +6,7 @@
 
 use cloister_caps::{DomId, GrantRef};
 
-use crate::message::{Malformed, Message, Reader, Writer};
+use crate::message::{Defect, Message, Reader, Writer};
 use crate::pages::PageRun;
 use crate::queue::Interface;
 
@@ -81,11 +81,11 @@ impl Message for Request {
             }
         }
     }
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, Defect> {
         match reader.u8()? {
             1 => Ok(Request::Issue { rule: reader.u8()?, pages: PageRun::decode(reader)?, peer: DomId(reader.u16()?) }),
             2 => Ok(Request::End { rule: reader.u8()? }),
-            _ => Err(Malformed::Tag),
+            _ => Err(reader.reject(0, Defect::Tag)),
         }
     }
 }
@@ -111,7 +111,7 @@ impl Message for Reply {
             }
         }
     }
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, Defect> {
         match reader.u8()? {
             1 => {
                 let (rule, count) = (reader.u8()?, reader.u16()?);
@@ -119,7 +119,7 @@ impl Message for Reply {
             }
             2 => Ok(Reply::Refused { rule: reader.u8()? }),
             3 => Ok(Reply::Ended { rule: reader.u8()?, still_mapped: reader.u16()? }),
-            _ => Err(Malformed::Tag),
+            _ => Err(reader.reject(0, Defect::Tag)),
         }
     }
 }
@@ -144,13 +144,13 @@ mod tests {
             Reply::Ended { rule: 3, still_mapped: 4 },
         ]);
         check_malformed::<Request>(&[
-            (&[], Malformed::Tag),
-            (&[9], Malformed::Tag),
-            (&[2, 7, 1], Malformed::Padding),
-            (&[1, 0, 3, 0, 0, 0, 4], Malformed::Range),
-            (&[1, 0, 0xff, 0xff, 2, 0, 4], Malformed::Range),
-            (&[1, 0, 2, 0, 0xff, 0xff, 4], Malformed::Range),
+            (&[], 0, Defect::Tag),
+            (&[9], 0, Defect::Tag),
+            (&[2, 7, 1], 2, Defect::Padding),
+            (&[1, 0, 3, 0, 0, 0, 4], 2, Defect::Range),
+            (&[1, 0, 0xff, 0xff, 2, 0, 4], 2, Defect::Range),
+            (&[1, 0, 2, 0, 0xff, 0xff, 4], 2, Defect::Range),
         ]);
-        check_malformed::<Reply>(&[(&[], Malformed::Tag), (&[9], Malformed::Tag), (&[2, 7, 1], Malformed::Padding)]);
+        check_malformed::<Reply>(&[(&[], 0, Defect::Tag), (&[9], 0, Defect::Tag), (&[2, 7, 1], 2, Defect::Padding)]);
     }
 }

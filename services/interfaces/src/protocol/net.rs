@@ -13,7 +13,7 @@ use core::num::NonZeroU16;
 use bitflags::bitflags;
 use cloister_caps::xen::netif::MAX_TX_SIZE;
 
-use crate::message::{Malformed, Message, Reader, Writer};
+use crate::message::{Defect, Message, Reader, Writer};
 use crate::pages::{PageOffset, PageRun};
 use crate::queue::Interface;
 
@@ -153,21 +153,24 @@ impl Message for Request {
         }
     }
     #[inline]
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, Defect> {
         match (reader.u8()?, reader.u8()?) {
             (1, kind) => {
                 let (page, length, segment) = (TxPage(reader.u16()?), reader.u16()?, reader.u16()?);
                 let offload = match (kind, segment) {
                     (0, 0) => Offload::None,
                     (1, 0) => Offload::Checksum,
-                    (2, size) => Offload::Segments(NonZeroU16::new(size).ok_or(Malformed::Range)?),
-                    _ => return Err(Malformed::Flags),
+                    (2, size) => {
+                        Offload::Segments(NonZeroU16::new(size).ok_or_else(|| reader.reject(6, Defect::Range))?)
+                    }
+                    _ => return Err(reader.reject(1, Defect::Flags)),
                 };
                 Ok(Request::Transmit { page, length, offload })
             }
             (2, 0) => Ok(Request::Receive { pages: RxRun(PageRun::decode(reader)?) }),
             (3, 0) => Ok(Request::Close),
-            _ => Err(Malformed::Tag),
+            (2 | 3, _) => Err(reader.reject(1, Defect::Flags)),
+            _ => Err(reader.reject(0, Defect::Tag)),
         }
     }
 }
@@ -202,23 +205,24 @@ impl Message for Reply {
         }
     }
     #[inline]
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, Defect> {
         match (reader.u8()?, reader.u8()?) {
             (1, offloads) => Ok(Reply::Up {
-                offloads: Offloads::from_bits(offloads).ok_or(Malformed::Flags)?,
+                offloads: Offloads::from_bits(offloads).ok_or_else(|| reader.reject(1, Defect::Flags))?,
                 mac: reader.bytes()?,
                 mtu: reader.u16()?,
             }),
             (2, 0) => Ok(Reply::Down),
             (3, flags) if flags & !(MORE | CHECKED) == 0 => Ok(Reply::Received {
                 page: RxPage(reader.u16()?),
-                offset: PageOffset::new(reader.u16()?).ok_or(Malformed::Range)?,
-                length: NonZeroU16::new(reader.u16()?).ok_or(Malformed::Range)?,
+                offset: reader.checked(Reader::u16, PageOffset::new)?,
+                length: reader.checked(Reader::u16, NonZeroU16::new)?,
                 more: flags & MORE != 0,
                 checked: flags & CHECKED != 0,
             }),
             (4, 0) => Ok(Reply::Transmitted { page: TxPage(reader.u16()?) }),
-            _ => Err(Malformed::Tag),
+            (2..=4, _) => Err(reader.reject(1, Defect::Flags)),
+            _ => Err(reader.reject(0, Defect::Tag)),
         }
     }
 }
@@ -262,29 +266,29 @@ mod tests {
             Reply::Transmitted { page: TxPage(9) },
         ]);
         check_malformed::<Request>(&[
-            (&[], Malformed::Tag),
-            (&[4], Malformed::Tag),
-            (&[3, 0, 1], Malformed::Padding),
-            (&[2, 0, 1, 0, 1, 0, 1], Malformed::Padding),
-            (&[2, 1, 1], Malformed::Tag),
-            (&[1, 3], Malformed::Flags),
-            (&[1, 0, 0, 0, 60, 0, 1], Malformed::Flags),
-            (&[1, 1, 0, 0, 60, 0, 1], Malformed::Flags),
-            (&[1, 2, 0, 0, 60, 0, 0], Malformed::Range),
-            (&[2, 0, 1, 0, 0, 0], Malformed::Range),
-            (&[2, 0, 0xff, 0xff, 2, 0], Malformed::Range),
-            (&[2, 0, 2, 0, 0xff, 0xff], Malformed::Range),
+            (&[], 0, Defect::Tag),
+            (&[4], 0, Defect::Tag),
+            (&[3, 0, 1], 2, Defect::Padding),
+            (&[2, 0, 1, 0, 1, 0, 1], 6, Defect::Padding),
+            (&[2, 1, 1], 1, Defect::Flags),
+            (&[1, 3], 1, Defect::Flags),
+            (&[1, 0, 0, 0, 60, 0, 1], 1, Defect::Flags),
+            (&[1, 1, 0, 0, 60, 0, 1], 1, Defect::Flags),
+            (&[1, 2, 0, 0, 60, 0, 0], 6, Defect::Range),
+            (&[2, 0, 1, 0, 0, 0], 2, Defect::Range),
+            (&[2, 0, 0xff, 0xff, 2, 0], 2, Defect::Range),
+            (&[2, 0, 2, 0, 0xff, 0xff], 2, Defect::Range),
         ]);
         check_malformed::<Reply>(&[
-            (&[], Malformed::Tag),
-            (&[5], Malformed::Tag),
-            (&[2, 0, 0, 0, 1], Malformed::Padding),
-            (&[1, 4], Malformed::Flags),
-            (&[3, 4], Malformed::Tag),
-            (&[4, 1], Malformed::Tag),
-            (&[3, 0, 1, 0, 0, 0, 0, 0], Malformed::Range),
-            (&[3, 0, 1, 0, 0, 0x10, 1, 0], Malformed::Range),
-            (&[3, 0, 1, 0, 0xff, 0xff, 1, 0], Malformed::Range),
+            (&[], 0, Defect::Tag),
+            (&[5], 0, Defect::Tag),
+            (&[2, 0, 0, 0, 1], 2, Defect::Padding),
+            (&[1, 4], 1, Defect::Flags),
+            (&[3, 4], 1, Defect::Flags),
+            (&[4, 1], 1, Defect::Flags),
+            (&[3, 0, 1, 0, 0, 0, 0, 0], 6, Defect::Range),
+            (&[3, 0, 1, 0, 0, 0x10, 1, 0], 4, Defect::Range),
+            (&[3, 0, 1, 0, 0xff, 0xff, 1, 0], 4, Defect::Range),
         ]);
     }
 }

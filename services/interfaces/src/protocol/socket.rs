@@ -7,7 +7,7 @@
 //! |---|---|---|---|
 //! | an application or tcpip | say anything; rewrite its streams while they are read | reach another's connection; stop the other | `tcpip-socket`, `http-socket` |
 
-use crate::message::{Malformed, Message, Reader, Writer};
+use crate::message::{Defect, Message, Reader, Writer};
 use crate::queue::Interface;
 
 /// The interface.
@@ -238,9 +238,8 @@ fn encode_header(writer: &mut Writer<'_>, tag: u16, connection: ConnectionId, le
 }
 
 #[inline]
-fn decode_connection(reader: &mut Reader<'_>) -> Result<ConnectionId, Malformed> {
-    let index = reader.u16()?;
-    if usize::from(index) < MAX_CONNECTIONS { Ok(ConnectionId(index)) } else { Err(Malformed::Range) }
+fn decode_connection(reader: &mut Reader<'_>) -> Result<ConnectionId, Defect> {
+    reader.checked(Reader::u16, |index| (usize::from(index) < MAX_CONNECTIONS).then_some(ConnectionId(index)))
 }
 
 impl Message for Request {
@@ -264,14 +263,14 @@ impl Message for Request {
         }
     }
     #[inline]
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, Defect> {
         match reader.u16()? {
             1 => Ok(Request::Listen { port: reader.u16()? }),
             tag if tag & !QUIET == 2 => {
                 let (connection, length) = (decode_connection(reader)?, reader.u32()?);
                 let constant = match (reader.u32()?, reader.u32()?) {
                     (0, 0) => None,
-                    (_, 0) => return Err(Malformed::Range),
+                    (_, 0) => return Err(reader.reject(12, Defect::Range)),
                     (offset, length) => Some(Constant { offset, length }),
                 };
                 let (consumed, quiet) = (reader.u32()?, tag & QUIET != 0);
@@ -280,7 +279,7 @@ impl Message for Request {
             3 => Ok(Request::Consumed { connection: decode_connection(reader)?, length: reader.u32()? }),
             4 => Ok(Request::Close { connection: decode_connection(reader)? }),
             5 => Ok(Request::Abort { connection: decode_connection(reader)? }),
-            _ => Err(Malformed::Tag),
+            _ => Err(reader.reject(0, Defect::Tag)),
         }
     }
 }
@@ -320,7 +319,7 @@ impl Message for Reply {
         }
     }
     #[inline]
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, Defect> {
         match reader.u16()? {
             1 => Ok(Reply::Accepted {
                 connection: decode_connection(reader)?,
@@ -343,7 +342,7 @@ impl Message for Reply {
             5 => Ok(Reply::Closed { connection: decode_connection(reader)? }),
             6 => Ok(Reply::Pressure { free: reader.u16()? }),
             7 => Ok(Reply::Network { address: reader.bytes()?, constant: reader.u64()? }),
-            _ => Err(Malformed::Tag),
+            _ => Err(reader.reject(0, Defect::Tag)),
         }
     }
 }
@@ -384,20 +383,20 @@ mod tests {
             Reply::Network { address: [0; 4], constant: 0 },
         ]);
         check_malformed::<Request>(&[
-            (&[], Malformed::Tag),
-            (&[6], Malformed::Tag),
-            (&[3, 1], Malformed::Tag),
-            (&[2, 0, 0, 0x40], Malformed::Range),
-            (&[2, 0, 0, 0, 1, 0, 0, 0, 1], Malformed::Range),
-            (&[4, 0, 0, 0, 1], Malformed::Padding),
-            (&[1, 0, 80, 0, 1], Malformed::Padding),
+            (&[], 0, Defect::Tag),
+            (&[6], 0, Defect::Tag),
+            (&[3, 1], 0, Defect::Tag),
+            (&[2, 0, 0, 0x40], 2, Defect::Range),
+            (&[2, 0, 0, 0, 1, 0, 0, 0, 1], 12, Defect::Range),
+            (&[4, 0, 0, 0, 1], 4, Defect::Padding),
+            (&[1, 0, 80, 0, 1], 4, Defect::Padding),
         ]);
         check_malformed::<Reply>(&[
-            (&[], Malformed::Tag),
-            (&[8], Malformed::Tag),
-            (&[1, 0, 0, 0x40], Malformed::Range),
-            (&[5, 0, 0, 0, 1], Malformed::Padding),
-            (&[2, 0, 0xff, 0xff], Malformed::Range),
+            (&[], 0, Defect::Tag),
+            (&[8], 0, Defect::Tag),
+            (&[1, 0, 0, 0x40], 2, Defect::Range),
+            (&[5, 0, 0, 0, 1], 4, Defect::Padding),
+            (&[2, 0, 0xff, 0xff], 2, Defect::Range),
         ]);
     }
 

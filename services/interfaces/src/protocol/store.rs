@@ -9,7 +9,7 @@
 
 use arrayvec::{ArrayString, ArrayVec};
 
-use crate::message::{Malformed, Message, Reader, Writer};
+use crate::message::{Defect, Message, Reader, Writer};
 use crate::queue::Interface;
 
 /// The interface.
@@ -28,6 +28,35 @@ pub const MAX_VALUE: usize = 120;
 
 /// A XenStore path, absolute or relative to the domain's own directory.
 pub type Path = ArrayString<MAX_PATH>;
+/// A path that is written in the source.
+///
+/// # Holding one proves
+/// It is not longer than [`MAX_PATH`], so it is a [`Path`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PathLiteral(&'static str);
+
+impl PathLiteral {
+    /// Returns the path.
+    ///
+    /// # Panics
+    /// The text is longer than [`MAX_PATH`]. In a constant, this is an error of the compiler.
+    #[must_use]
+    pub const fn new(text: &'static str) -> Self {
+        assert!(text.len() <= MAX_PATH, "no longer than a path may be");
+        PathLiteral(text)
+    }
+}
+
+impl From<PathLiteral> for Path {
+    #[inline(never)] // Inline, it is a copy of a whole path each time.
+    fn from(literal: PathLiteral) -> Path {
+        let mut path = Path::new();
+        // It fits: its length was checked when it was made.
+        let _ = path.try_push_str(literal.0);
+        path
+    }
+}
+
 /// The value of a node.
 pub type Value = ArrayVec<u8, MAX_VALUE>;
 
@@ -49,7 +78,7 @@ pub enum Action {
     Write(Path, Value),
     /// Remove a node and everything below it.
     Remove(Path),
-    /// List the names of a node's children, each NUL-terminated. Fails with [`Failure::TooLong`] if
+    /// List the names of a node's children, each NUL-terminated. Fails with [`StoreError::TooLong`] if
     /// they are longer than [`MAX_VALUE`].
     List(Path),
     /// Send [`Reply::Changed`] with this token for every change at or below a path.
@@ -58,17 +87,20 @@ pub enum Action {
     Unwatch(Path, u16),
     /// Begin a transaction: the reads and writes that follow are part of it.
     Begin,
-    /// Commit the transaction. Fails with [`Failure::Again`] if another client changed what it
+    /// Commit the transaction. Fails with [`StoreError::Again`] if another client changed what it
     /// touched: the whole transaction has to be repeated.
     Commit,
     /// Abort the transaction.
     Abort,
 }
 
-/// The reason why a request failed.
+/// The reason why a request was not carried out.
+///
+/// [`Policy`](Self::Policy), [`Access`](Self::Access) and [`Quota`](Self::Quota) are refusals: a
+/// rule of the policy or of XenStore denies the request. [`Timeout`](Self::Timeout) is a failure.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
-pub enum Failure {
+pub enum StoreError {
     /// There is no such node (`ENOENT`).
     NotFound = 1,
     /// XenStore refuses access (`EACCES`, `EPERM`, `EROFS`).
@@ -83,21 +115,21 @@ pub enum Failure {
     Quota = 6,
     /// XenStore did not reply in time, or the connection to it is broken.
     Timeout = 7,
-    /// Any other failure.
+    /// Any other reason.
     Other = 8,
 }
 
-impl Failure {
-    /// All failures, in the order of their numbers.
-    pub const ALL: [Failure; 8] = [
-        Failure::NotFound,
-        Failure::Access,
-        Failure::Policy,
-        Failure::Again,
-        Failure::TooLong,
-        Failure::Quota,
-        Failure::Timeout,
-        Failure::Other,
+impl StoreError {
+    /// All errors, in the order of their numbers.
+    pub const ALL: [StoreError; 8] = [
+        StoreError::NotFound,
+        StoreError::Access,
+        StoreError::Policy,
+        StoreError::Again,
+        StoreError::TooLong,
+        StoreError::Quota,
+        StoreError::Timeout,
+        StoreError::Other,
     ];
 }
 
@@ -109,7 +141,7 @@ pub enum Reply {
         /// The client's number for the request.
         id: u16,
         /// The value, empty for an action that has none, or the reason why the request failed.
-        result: Result<Value, Failure>,
+        result: Result<Value, StoreError>,
     },
     /// Something at or below a watched path changed: the client should read it again.
     Changed {
@@ -155,7 +187,7 @@ impl Message for Request {
             Action::Abort => writer.u16(9),
         }
     }
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, Defect> {
         let id = reader.u16()?;
         let action = match reader.u16()? {
             1 => Action::Read(reader.text()?),
@@ -173,7 +205,7 @@ impl Message for Request {
             7 => Action::Begin,
             8 => Action::Commit,
             9 => Action::Abort,
-            _ => return Err(Malformed::Tag),
+            _ => return Err(reader.reject(2, Defect::Tag)),
         };
         Ok(Request { id, action })
     }
@@ -188,10 +220,10 @@ impl Message for Reply {
                 writer.u16(*id);
                 writer.length_prefixed(value);
             }
-            Reply::Answer { id, result: Err(failure) } => {
+            Reply::Answer { id, result: Err(error) } => {
                 writer.u16(2);
                 writer.u16(*id);
-                writer.u8(*failure as u8);
+                writer.u8(*error as u8);
             }
             Reply::Changed { token } => {
                 writer.u16(3);
@@ -199,17 +231,16 @@ impl Message for Reply {
             }
         }
     }
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, Defect> {
         match reader.u16()? {
             1 => Ok(Reply::Answer { id: reader.u16()?, result: Ok(reader.length_prefixed()?) }),
             2 => {
-                let (id, number) = (reader.u16()?, reader.u8()?);
-                let failure =
-                    Failure::ALL.into_iter().find(|failure| *failure as u8 == number).ok_or(Malformed::Range)?;
-                Ok(Reply::Answer { id, result: Err(failure) })
+                let id = reader.u16()?;
+                let of_number = |number| StoreError::ALL.into_iter().find(|error| *error as u8 == number);
+                Ok(Reply::Answer { id, result: Err(reader.checked(Reader::u8, of_number)?) })
             }
             3 => Ok(Reply::Changed { token: reader.u16()? }),
-            _ => Err(Malformed::Tag),
+            _ => Err(reader.reject(0, Defect::Tag)),
         }
     }
 }
@@ -242,22 +273,24 @@ mod tests {
             Reply::Answer { id: 2, result: Ok(Value::new()) },
             Reply::Changed { token: 3 },
         ];
-        replies.extend(Failure::ALL.map(|failure| Reply::Answer { id: 4, result: Err(failure) }));
+        replies.extend(StoreError::ALL.map(|error| Reply::Answer { id: 4, result: Err(error) }));
         check_round_trip(&replies);
+        const LITERAL: PathLiteral = PathLiteral::new("device/vif/0");
+        assert_eq!(<Path as From<PathLiteral>>::from(LITERAL), short);
         let too_long = [0, 0, 1, 0, MAX_PATH as u8 + 1];
         check_malformed::<Request>(&[
-            (&[], Malformed::Tag),
-            (&[0, 0, 10], Malformed::Tag),
-            (&too_long, Malformed::Length),
-            (&[0, 0, 1, 0, 1, 0, 0xff], Malformed::Text),
-            (&[0, 0, 7, 0, 1], Malformed::Padding),
+            (&[], 2, Defect::Tag),
+            (&[0, 0, 10], 2, Defect::Tag),
+            (&too_long, 4, Defect::Length),
+            (&[0, 0, 1, 0, 1, 0, 0xff], 4, Defect::Text),
+            (&[0, 0, 7, 0, 1], 4, Defect::Padding),
         ]);
         check_malformed::<Reply>(&[
-            (&[], Malformed::Tag),
-            (&[4], Malformed::Tag),
-            (&[2, 0, 0, 0, 0], Malformed::Range),
-            (&[2, 0, 0, 0, 9], Malformed::Range),
-            (&[1, 0, 0, 0, MAX_VALUE as u8 + 1], Malformed::Length),
+            (&[], 0, Defect::Tag),
+            (&[4], 0, Defect::Tag),
+            (&[2, 0, 0, 0, 0], 4, Defect::Range),
+            (&[2, 0, 0, 0, 9], 4, Defect::Range),
+            (&[1, 0, 0, 0, MAX_VALUE as u8 + 1], 4, Defect::Length),
         ]);
     }
 }

@@ -8,6 +8,7 @@ use cloister_caps::InvokeError;
 
 use super::*;
 use crate::control::Reply;
+use crate::message::Defect;
 use crate::net::{Net, Offload, Request, TxPage};
 use crate::system::ExclusiveMemory;
 
@@ -291,7 +292,7 @@ fn a_lying_peer_causes_at_most_a_full_queue_or_bounded_work() {
     let mut pair = pair(4, 0);
     pair.sender.send(&message(1)).unwrap();
     pair.producer.write(SLOTS, &[0xee; 8]);
-    assert_eq!(pair.receiver.pop(), Some(Err(Malformed::Tag)));
+    assert_eq!(pair.receiver.pop(), Some(Err(Malformed::at(0, Defect::Tag))));
     assert_eq!(pair.receiver.pop(), None);
 }
 

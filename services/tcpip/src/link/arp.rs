@@ -7,14 +7,14 @@ pub const BROADCAST: [u8; 6] = [0xff; 6];
 
 /// A host on the link, as ARP describes it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Station {
+pub struct ArpHost {
     /// Its link address (MAC address).
     pub mac: [u8; 6],
     /// Its IPv4 address.
     pub address: [u8; 4],
 }
 
-impl Station {
+impl ArpHost {
     /// Returns `true` if its link address can be that of one host.
     pub fn is_possible(&self) -> bool {
         self.mac[0] & 1 == 0 && self.mac != UNRESOLVED
@@ -27,9 +27,9 @@ pub struct Arp {
     /// It is a request; otherwise a reply.
     pub is_request: bool,
     /// The sender.
-    pub from: Station,
+    pub from: ArpHost,
     /// The host that it is for. A request asks for its link address.
-    pub to: Station,
+    pub to: ArpHost,
 }
 
 impl Arp {
@@ -38,11 +38,11 @@ impl Arp {
         let [0x08, 0x06, 0, 1, 0x08, 0x00, 6, 4, 0, operation @ (1 | 2), body @ ..] = frame.get(12..42)? else {
             return None;
         };
-        let station = |at: usize| {
+        let arp_host = |at: usize| {
             let (mac, address) = body.get(at..at + 10)?.split_first_chunk()?;
-            Some(Station { mac: *mac, address: *address.first_chunk()? })
+            Some(ArpHost { mac: *mac, address: *address.first_chunk()? })
         };
-        Some(Arp { is_request: *operation == 1, from: station(0)?, to: station(10)? })
+        Some(Arp { is_request: *operation == 1, from: arp_host(0)?, to: arp_host(10)? })
     }
 
     /// Returns the frame that carries the message to the link address `mac`.
@@ -68,8 +68,8 @@ impl Arp {
 /// Returns the frame of a request for our own address from us. It tells hosts and switches on the
 /// link where the address is now (RFC 5227, 3).
 pub fn announcement(mac: [u8; 6], address: [u8; 4]) -> [u8; 42] {
-    let to = Station { mac: UNRESOLVED, address };
-    Arp { is_request: true, from: Station { mac, address }, to }.frame(BROADCAST)
+    let to = ArpHost { mac: UNRESOLVED, address };
+    Arp { is_request: true, from: ArpHost { mac, address }, to }.frame(BROADCAST)
 }
 
 #[cfg(test)]

@@ -27,8 +27,8 @@ use super::frame::{ETHERNET_HEADER, MAX_HEADERS, SEGMENT_HEADERS};
 use super::page_runs::PageRuns;
 use super::rx_part::RxPart;
 use super::transmitter::Transmitter;
-use crate::refusals::Refusal;
-use crate::segment::{Outgoing, SendRanges};
+use crate::once_log::Violation;
+use crate::segment::{BuiltSegment, SendRanges};
 
 /// The longest frame that is received: the largest IPv4 packet, with an Ethernet header and one
 /// VLAN tag.
@@ -57,8 +57,8 @@ pub enum Event {
     },
     /// The link is down.
     Down,
-    /// A message of netfront was refused.
-    Refused(Refusal),
+    /// netfront broke the protocol.
+    Violation(Violation),
 }
 
 /// The link, as smoltcp's device.
@@ -71,7 +71,7 @@ pub struct LinkDevice<S, M: Memory> {
     received: VecDeque<RxPart>,
     /// The number of frames in `received` of which all parts have come.
     complete_frames: usize,
-    /// A part of the frame that is coming was refused, and the rest of it is dropped.
+    /// A part of the frame that is coming was dropped, and the rest of it is dropped.
     skipping: bool,
     /// Runs of pages to be returned: the first page, and how many.
     returned: VecDeque<(RxPage, u16)>,
@@ -195,12 +195,12 @@ impl<S: System, M: Memory> LinkDevice<S, M> {
                     Some(Event::Down)
                 }
                 Ok(Reply::Received { page, offset, length, more, checked }) => {
-                    self.part_received(RxPart { page, offset, length, more, checked }).err().map(Event::Refused)
+                    self.part_received(RxPart { page, offset, length, more, checked }).err().map(Event::Violation)
                 }
-                Ok(Reply::Transmitted { page }) => self.transmitter.transmitted(page).err().map(Event::Refused),
-                Err(_) => {
+                Ok(Reply::Transmitted { page }) => self.transmitter.transmitted(page).err().map(Event::Violation),
+                Err(malformed) => {
                     self.malformed_received();
-                    Some(Event::Refused(Refusal::LinkMessage))
+                    Some(Event::Violation(Violation::LinkMessage(malformed)))
                 }
             };
             if event.is_some() {
@@ -214,7 +214,7 @@ impl<S: System, M: Memory> LinkDevice<S, M> {
         // Every IPv4 link carries 68 bytes (RFC 791). Less than 128 leave no room for TCP.
         let fits = usize::from(mtu) >= 128 && usize::from(mtu) + ETHERNET_HEADER <= PAGE_SIZE;
         if mac[0] & 1 != 0 || mac == [0; 6] || !fits {
-            return Event::Refused(Refusal::LinkParameters);
+            return Event::Violation(Violation::LinkParameters);
         }
         self.reset();
         self.up = true;
@@ -280,7 +280,7 @@ impl<S: System, M: Memory> LinkDevice<S, M> {
     }
 
     /// Ends a connection's turn. Returns the last segment that smoltcp built in it.
-    pub fn take_built(&mut self) -> Option<Outgoing> {
+    pub fn take_built(&mut self) -> Option<BuiltSegment> {
         self.ranges = None;
         self.transmitter.built.take()
     }

@@ -7,7 +7,7 @@ use smoltcp::wire::{
 
 use super::arp::UNRESOLVED;
 use crate::config::Usable;
-use crate::segment::Segment;
+use crate::segment::{Segment, TcpFlags};
 use crate::table::Key;
 
 /// The length of an Ethernet header.
@@ -33,11 +33,6 @@ pub enum FrameKind {
     /// Something that is not for us.
     Unwanted,
 }
-
-const SYN: u8 = 0x02;
-const RST: u8 = 0x04;
-const PSH: u8 = 0x08;
-const ACK: u8 = 0x10;
 
 /// Classifies `frame` for a host with the address `own`. smoltcp still checks all of it.
 pub fn classify(frame: &[u8], own: Option<Ipv4Cidr>) -> FrameKind {
@@ -69,18 +64,15 @@ pub fn classify(frame: &[u8], own: Option<Ipv4Cidr>) -> FrameKind {
     let [p0, p1, d0, d1, q0, q1, q2, q3, a0, a1, a2, a3, length, flags, w0, w1, ..] = *segment;
     let port = u16::from_be_bytes([d0, d1]);
     let headers = header + usize::from(length >> 4) * 4;
-    let opens = flags & (SYN | ACK) == SYN;
+    let flags = TcpFlags::from_bits_retain(flags);
     let from = [*s0, *s1, *s2, *s3];
-    if opens && !can_be_peer(Ipv4Address::from(from), own) {
+    if flags.opens() && !can_be_peer(Ipv4Address::from(from), own) {
         return FrameKind::Unwanted;
     }
     FrameKind::Segment(Segment {
         key: Key::new(from, u16::from_be_bytes([p0, p1]), port),
         port,
-        opens,
-        syn: flags & SYN != 0,
-        reset: flags & RST != 0,
-        plain: flags & !PSH == ACK,
+        flags,
         options: length >> 4 > 5,
         data: total.saturating_sub(headers),
         offset: ETHERNET_HEADER + headers,
@@ -256,7 +248,7 @@ pub fn reduce_to_ack(frame: &mut [u8], length: usize, seq: u32, ack: u32) -> Opt
     let segment = packet.get_mut(header..header + 20)?;
     segment.get_mut(4..8)?.copy_from_slice(&seq.to_be_bytes());
     segment.get_mut(8..12)?.copy_from_slice(&ack.to_be_bytes());
-    segment.get_mut(12..14)?.copy_from_slice(&[0x50, ACK]);
+    segment.get_mut(12..14)?.copy_from_slice(&[0x50, TcpFlags::ACK.bits()]);
     Some(ETHERNET_HEADER + header + 20)
 }
 

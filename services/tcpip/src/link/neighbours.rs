@@ -19,7 +19,7 @@ use cloister_collections::Lists;
 use cloister_interfaces::Instant;
 use smoltcp::wire::Ipv4Address;
 
-use super::arp::{BROADCAST, Station};
+use super::arp::{ArpHost, BROADCAST};
 use crate::address::Lease;
 use crate::config::Usable;
 use crate::table::{Key, Table};
@@ -206,7 +206,7 @@ impl Neighbours {
 
     /// Records the link address that a host states for itself. With `is_request`, it sent a request
     /// for us.
-    pub fn learn(&mut self, from: Station, is_request: bool) {
+    pub fn learn(&mut self, from: ArpHost, is_request: bool) {
         let other = self.lease.is_some_and(|lease| lease.address.address().octets() != from.address);
         if !from.is_possible() || !other {
             return;

@@ -5,15 +5,13 @@ use arrayvec::ArrayVec;
 use smoltcp::wire::{IpAddress, Ipv4Packet, TcpPacket};
 
 use super::frame::ETHERNET_HEADER;
-use crate::segment::{Outgoing, SendRanges};
+use crate::segment::{BuiltSegment, SendRanges, TcpFlags};
 
 /// The length of an IPv4 header that smoltcp writes: without options.
 const IPV4_HEADER: usize = 20;
 
 /// Returns what `frame` carries, if smoltcp built it for a connection.
-pub fn outgoing(frame: &[u8]) -> Option<Outgoing> {
-    const FIN: u8 = 0x01;
-    const SYN: u8 = 0x02;
+pub fn outgoing(frame: &[u8]) -> Option<BuiltSegment> {
     const TCP: u8 = 6;
     let (packet, segment) = frame.get(ETHERNET_HEADER..)?.split_first_chunk::<IPV4_HEADER>()?;
     let [q0, q1, q2, q3, a0, a1, a2, a3, offset, flags] = *segment.get(4..)?.first_chunk()?;
@@ -22,12 +20,11 @@ pub fn outgoing(frame: &[u8]) -> Option<Outgoing> {
     }
     let headers = IPV4_HEADER + usize::from(offset >> 4) * 4;
     let data = usize::from(u16::from_be_bytes([packet[2], packet[3]])).saturating_sub(headers) as u32;
-    Some(Outgoing {
-        opens: flags & SYN != 0,
+    Some(BuiltSegment {
+        flags: TcpFlags::from_bits_retain(flags),
         seq: u32::from_be_bytes([q0, q1, q2, q3]),
         ack: u32::from_be_bytes([a0, a1, a2, a3]),
         data,
-        fin: flags & FIN != 0,
     })
 }
 
@@ -45,7 +42,7 @@ pub struct SegmentPart {
 }
 
 /// Returns the parts of `segment` that are to be sent.
-pub fn selected_parts(segment: Outgoing, wanted: &SendRanges) -> ArrayVec<SegmentPart, { SendRanges::MAX }> {
+pub fn selected_parts(segment: BuiltSegment, wanted: &SendRanges) -> ArrayVec<SegmentPart, { SendRanges::MAX }> {
     let (from, data) = (segment.seq.wrapping_sub(wanted.base), segment.data as usize);
     // An empty segment or a keep-alive probe is sent as it is.
     if segment.length() == 0 || from > i32::MAX as u32 {
@@ -136,10 +133,13 @@ mod tests {
     fn the_contents_of_a_frame_are_read_from_its_headers() {
         let mut bytes = frame(5, b"abc", true);
         let built = outgoing(&bytes).unwrap();
-        assert_eq!(built, Outgoing { opens: false, seq: 5, ack: 77, data: 3, fin: true });
+        assert_eq!(
+            built,
+            BuiltSegment { flags: TcpFlags::FIN | TcpFlags::PSH | TcpFlags::ACK, seq: 5, ack: 77, data: 3 }
+        );
         assert_eq!(built.length(), 4);
         bytes[47] = 0x12;
-        assert_eq!(outgoing(&bytes).map(|built| (built.opens, built.length())), Some((true, 0)));
+        assert_eq!(outgoing(&bytes).map(|built| (built.flags.has_syn(), built.length())), Some((true, 0)));
         bytes[23] = 17;
         assert_eq!(outgoing(&bytes), None);
         assert_eq!(outgoing(&frame(5, b"", false)[..40]), None);

@@ -19,8 +19,8 @@ use super::neighbours::Neighbours;
 use super::next_hop::{self, MAX_PARKED, ParkedFrame, Resolution};
 use super::page_runs::{MAX_PAGES, PageRuns};
 use super::segmentation::{outgoing, selected_parts};
-use crate::refusals::Refusal;
-use crate::segment::{Outgoing, SendRanges};
+use crate::once_log::Violation;
+use crate::segment::{BuiltSegment, SendRanges};
 
 /// The sending half of the device.
 pub struct Transmitter<S, M: Memory> {
@@ -38,7 +38,7 @@ pub struct Transmitter<S, M: Memory> {
     /// turn of other sockets.
     pub(super) segment_size: Option<NonZeroU16>,
     /// The last segment that smoltcp built.
-    pub(super) built: Option<Outgoing>,
+    pub(super) built: Option<BuiltSegment>,
     /// Where a packet that is longer than the link carries is built.
     pub(super) long_packet: Vec<u8>,
     /// The IPv4 identification of the last packet that was fragmented.
@@ -81,10 +81,10 @@ impl<S: System, M: Memory> Transmitter<S, M> {
         self.free.has(1) && self.net.requests.room() > 0
     }
 
-    pub(super) fn transmitted(&mut self, page: TxPage) -> Result<(), Refusal> {
+    pub(super) fn transmitted(&mut self, page: TxPage) -> Result<(), Violation> {
         let count = self.in_flight.get_mut(usize::from(page.0)).map_or(0, core::mem::take);
         if count == 0 {
-            return Err(Refusal::LinkPage);
+            return Err(Violation::LinkPage);
         }
         self.free.give_back(page, usize::from(count));
         Ok(())
@@ -104,7 +104,7 @@ impl<S: System, M: Memory> Transmitter<S, M> {
             let built = outgoing(space);
             let resolution = next_hop::resolve(space, neighbours);
             *dhcp_sent |= built.is_none() && frame::is_from_dhcp_client(space);
-            if built.is_some_and(|built| built.opens)
+            if built.is_some_and(|built| built.flags.has_syn())
                 && let Some(mss) = mss_option(space)
             {
                 *mss = ((max_frame - ETHERNET_HEADER - SEGMENT_HEADERS) as u16).to_be_bytes();

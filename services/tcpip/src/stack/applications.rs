@@ -1,17 +1,18 @@
 //! The applications' side of the service: their requests, and what they are notified of.
 
+use cloister_interfaces::rules::ClientIndex;
 use cloister_interfaces::socket::{ConnectionId, Reply, Request};
 use cloister_interfaces::{Instant, Memory, System};
 
 use super::notices::PendingNotices;
 use super::{MAX_MESSAGES, Stack};
-use crate::refusals::Refusal;
+use crate::once_log::{Refusal, Violation};
 
 impl<S: System, M: Memory> Stack<S, M> {
     /// Voids everything that a client has. It listens again once it is notified of that.
-    pub(super) fn void_client(&mut self, client: usize, now: Instant) {
-        self.connections.forget_client(client as u8, now);
-        if let Some(notices) = self.notices.get_mut(client) {
+    pub(super) fn void_client(&mut self, client: ClientIndex, now: Instant) {
+        self.connections.forget_client(client, now);
+        if let Some(notices) = self.notices.get_mut(client.index()) {
             *notices = PendingNotices { down: true, ..PendingNotices::default() };
         }
     }
@@ -22,8 +23,10 @@ impl<S: System, M: Memory> Stack<S, M> {
         let Some(stream) = self.connections.get(id).and_then(|connection| connection.stream.as_mut()) else {
             return true;
         };
-        let client = usize::from(stream.client);
-        let (Some(server), Some(notices)) = (self.clients.get_mut(client), self.notices.get_mut(client)) else {
+        let client = stream.client;
+        let (Some(server), Some(notices)) =
+            (self.clients.get_mut(client.index()), self.notices.get_mut(client.index()))
+        else {
             return true;
         };
         notices.wake |= stream.notify(id, server, now);
@@ -37,15 +40,16 @@ impl<S: System, M: Memory> Stack<S, M> {
     /// Handles the requests of the applications. Returns `true` if more may be waiting.
     pub(super) fn drain_clients(&mut self, now: Instant) -> bool {
         let mut more = false;
-        for client in 0..self.clients.len() {
+        for client in ClientIndex::first(self.clients.len()) {
             let mut budget = MAX_MESSAGES;
             while budget > 0 {
-                let Some(request) = self.clients.get_mut(client).and_then(|server| server.requests.pop()) else {
+                let Some(request) = self.clients.get_mut(client.index()).and_then(|server| server.requests.pop())
+                else {
                     break;
                 };
                 match request {
                     Ok(request) => self.on_request(client, request, now),
-                    Err(_) => self.refusals.log(&self.console, Refusal::Message),
+                    Err(malformed) => self.once_log.violation(&self.console, Violation::Message(malformed)),
                 }
                 budget -= 1;
             }
@@ -54,7 +58,7 @@ impl<S: System, M: Memory> Stack<S, M> {
         more
     }
 
-    fn on_request(&mut self, client: usize, request: Request, now: Instant) {
+    fn on_request(&mut self, client: ClientIndex, request: Request, now: Instant) {
         let id = match request {
             Request::Listen { port } => return self.listen(client, port, now),
             Request::Send { connection, .. }
@@ -64,11 +68,12 @@ impl<S: System, M: Memory> Stack<S, M> {
         };
         let ring_out = self.connections.layout().ring_out(id).size;
         let stream = self.connections.get(id).and_then(|connection| connection.stream.as_mut());
-        let Some(stream) = stream.filter(|stream| usize::from(stream.client) == client) else {
+        let Some(stream) = stream.filter(|stream| stream.client == client) else {
             // A request that was sent before its sender learnt that everything is void is no
             // violation.
-            if !self.notices.get(client).is_some_and(|notices| notices.down) && self.connections.listens(client as u8) {
-                self.refusals.log(&self.console, Refusal::Connection);
+            if !self.notices.get(client.index()).is_some_and(|notices| notices.down) && self.connections.listens(client)
+            {
+                self.once_log.violation(&self.console, Violation::Connection);
             }
             return;
         };
@@ -78,28 +83,28 @@ impl<S: System, M: Memory> Stack<S, M> {
             self.connections.abort(id, now);
         }
         self.connections.mark_ready(id);
-        if let Err(refusal) = outcome {
-            self.refusals.log(&self.console, refusal);
+        if let Err(violation) = outcome {
+            self.once_log.violation(&self.console, violation);
         }
     }
 
-    fn listen(&mut self, client: usize, port: u16, now: Instant) {
+    fn listen(&mut self, client: ClientIndex, port: u16, now: Instant) {
         if self.quiesce.is_requested() {
             return;
         }
-        let surplus = self.connections.has_all_ports(client as u8);
-        if self.connections.port_owner(port) == Some(client as u8) {
+        let surplus = self.connections.has_all_ports(client);
+        if self.connections.port_owner(port) == Some(client) {
             // The application has restarted: everything that it had is void.
             self.void_client(client, now);
-        } else if self.connections.listen(client as u8, port) {
-            if let Some(notices) = self.notices.get_mut(client) {
+        } else if self.connections.listen(client, port) {
+            if let Some(notices) = self.notices.get_mut(client.index()) {
                 notices.up = self.address.current.is_some();
             }
             if surplus {
-                self.refusals.log(&self.console, Refusal::Ports);
+                self.once_log.refusal(&self.console, Refusal::PortCount);
             }
         } else {
-            self.refusals.log(&self.console, Refusal::Listen);
+            self.once_log.refusal(&self.console, Refusal::Port);
         }
     }
 
@@ -108,13 +113,14 @@ impl<S: System, M: Memory> Stack<S, M> {
         let free = self.connections.free_count();
         let scarce = free < self.connections.low_mark();
         let constant = self.site.len() as u64;
-        for ((client, server), notices) in self.clients.iter_mut().enumerate().zip(&mut self.notices) {
+        let clients = ClientIndex::first(self.clients.len());
+        for ((client, server), notices) in clients.zip(&mut self.clients).zip(&mut self.notices) {
             if notices.down {
                 notices.wake = true;
                 notices.down = server.replies.push(&Reply::Network { address: [0; 4], constant }).is_err();
             }
             let address = self.address.current.map(|lease| lease.address.address().octets());
-            let listens = self.connections.listens(client as u8);
+            let listens = self.connections.listens(client);
             if let (true, false, Some(address)) = (notices.up && listens, notices.down, address) {
                 notices.wake = true;
                 notices.up = server.replies.push(&Reply::Network { address, constant }).is_err();

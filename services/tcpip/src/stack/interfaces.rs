@@ -10,7 +10,7 @@ use smoltcp::time::Instant as StackInstant;
 use smoltcp::wire::{EthernetAddress, HardwareAddress, Ipv4Address};
 
 use super::Stack;
-use crate::link::arp::{Arp, Station, UNRESOLVED};
+use crate::link::arp::{Arp, ArpHost, UNRESOLVED};
 use crate::link::fragments::furthest_fragment;
 use crate::segment::Segment;
 use crate::table::Key;
@@ -61,7 +61,7 @@ impl<S: System, M: Memory> Stack<S, M> {
         let Some(lease) = self.address.current else { return };
         let HardwareAddress::Ethernet(EthernetAddress(mac)) = interface.hardware_addr();
         let address = lease.address.address().octets();
-        let hop = Arp { is_request: false, from: Station { mac: UNRESOLVED, address }, to: Station { mac, address } };
+        let hop = Arp { is_request: false, from: ArpHost { mac: UNRESOLVED, address }, to: ArpHost { mac, address } };
         self.device.inject_frame(&hop.frame(mac));
         interface.poll_ingress_single(FAR_FUTURE, &mut self.device, &mut SocketSet::new(Vec::new()));
     }

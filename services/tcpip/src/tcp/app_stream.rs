@@ -3,11 +3,12 @@
 
 use core::time::Duration;
 
+use cloister_interfaces::rules::ClientIndex;
 use cloister_interfaces::socket::{ConnectionId, Constant, Reply, Request, Ring, Socket};
 use cloister_interfaces::{Instant, Memory, Server, System};
 use smoltcp::socket::tcp;
 
-use crate::refusals::Refusal;
+use crate::once_log::Violation;
 
 /// How often the application is notified that constant bytes were taken, until all were.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
@@ -48,7 +49,7 @@ pub struct Streams<'a, M> {
 /// A connection as its application sees it.
 pub struct AppStream {
     /// The application: the index of its queue.
-    pub client: u8,
+    pub client: ClientIndex,
     accepted: Option<Peer>,
     /// The position of the next received byte in the in ring.
     in_position: u32,
@@ -85,7 +86,7 @@ pub struct AppStream {
 
 impl AppStream {
     /// Creates the stream of a connection that was just accepted.
-    pub fn new(client: u8, peer: Peer) -> Self {
+    pub fn new(client: ClientIndex, peer: Peer) -> Self {
         AppStream {
             client,
             accepted: Some(peer),
@@ -156,17 +157,17 @@ impl AppStream {
         ring_out: usize,
         region: usize,
         now: Instant,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), Violation> {
         match request {
             Request::Send { consumed, length, constant, quiet, .. } if !self.is_detached() && !self.closing => {
                 self.consumed(consumed)?;
                 let total = u64::from(self.unsent) + u64::from(self.unreported_out) + u64::from(length);
                 if total > ring_out as u64 || self.constant_left > 0 {
-                    return Err(Refusal::Send);
+                    return Err(Violation::Send);
                 }
                 if let Some(Constant { offset, length }) = constant {
                     if u64::from(offset) + u64::from(length) > region as u64 {
-                        return Err(Refusal::Constant);
+                        return Err(Violation::Constant);
                     }
                     (self.constant_offset, self.constant_left) = (offset, length);
                 }
@@ -183,8 +184,8 @@ impl AppStream {
         Ok(())
     }
 
-    fn consumed(&mut self, length: u32) -> Result<(), Refusal> {
-        self.unconsumed = self.unconsumed.checked_sub(length).ok_or(Refusal::Consumed)?;
+    fn consumed(&mut self, length: u32) -> Result<(), Violation> {
+        self.unconsumed = self.unconsumed.checked_sub(length).ok_or(Violation::Consumed)?;
         Ok(())
     }
 
@@ -395,7 +396,7 @@ mod tests {
 
     #[test]
     fn an_acknowledgement_is_delayed_for_new_bytes_and_never_twice_in_a_row() {
-        let mut stream = AppStream::new(0, Peer { address: [10, 0, 0, 1], port: 5000, local_port: 80 });
+        let mut stream = AppStream::new(ClientIndex(0), Peer { address: [10, 0, 0, 1], port: 5000, local_port: 80 });
         assert!(!stream.delays_ack(), "nothing came");
         stream.unreported_in = 1;
         assert_eq!([(); 4].map(|()| stream.delays_ack()), [true, false, true, false]);

@@ -3,6 +3,7 @@
 use core::num::NonZeroU16;
 
 use cloister_interfaces::Instant;
+use cloister_interfaces::rules::ClientIndex;
 use cloister_interfaces::socket::Ring;
 use smoltcp::iface::{Interface, SocketHandle, SocketSet};
 use smoltcp::socket::tcp::{Socket, State};
@@ -61,7 +62,7 @@ pub struct Connection {
     /// The stage of its socket.
     pub stage: Stage,
     /// The application that listens to its port.
-    pub(super) client: u8,
+    pub(super) client: ClientIndex,
     /// It is in the queue of ready connections.
     pub(super) ready: bool,
     /// The deadlines once its application has closed it.
@@ -109,7 +110,7 @@ impl Connection {
             set: None,
             handle: SocketHandle::default(),
             stage: Stage::Unused,
-            client: 0,
+            client: ClientIndex(0),
             ready: false,
             closing: None,
             stream: None,
@@ -154,24 +155,28 @@ impl Connection {
         const NEVER_SENT: u32 = 1 << 30;
         let next = self.next_expected();
         let (oldest, answered) = (self.recovery.oldest_unacked(), self.recovery.last_ack_sent());
-        let Some(socket) = self.socket().filter(|_| segment.reset || segment.syn) else { return Verdict::Take };
+        let Some(socket) = self.socket().filter(|_| segment.flags.has_rst() || segment.flags.has_syn()) else {
+            return Verdict::Take;
+        };
         let room = (socket.recv_capacity() - socket.recv_queue()) as u32;
         let ack = match socket.state() {
             State::Closed | State::Listen | State::SynSent => return Verdict::Take,
             // In this state smoltcp answers only an acknowledgement of its SYN, and only after that
             // was sent. It would answer a SYN with an ACK, which no connecting peer sends, with a
             // reset.
-            State::SynReceived if !segment.reset && !segment.opens => return Verdict::Drop,
-            State::SynReceived if !segment.reset => return Verdict::Take,
+            State::SynReceived if !segment.flags.has_rst() && !segment.flags.opens() => return Verdict::Drop,
+            State::SynReceived if !segment.flags.has_rst() => return Verdict::Take,
             State::SynReceived if answered == next => Some(oldest),
             State::SynReceived => None,
             _ => Some(oldest.wrapping_add(NEVER_SENT)),
         };
         let distance = segment.seq.wrapping_sub(next);
         match ack {
-            _ if segment.reset && distance == 0 => Verdict::Take,
+            _ if segment.flags.has_rst() && distance == 0 => Verdict::Take,
             // smoltcp limits how often it answers, for each connection by itself.
-            Some(ack) if !segment.reset || distance < room => Verdict::Challenge { seq: next.wrapping_sub(1), ack },
+            Some(ack) if !segment.flags.has_rst() || distance < room => {
+                Verdict::Challenge { seq: next.wrapping_sub(1), ack }
+            }
             _ => Verdict::Drop,
         }
     }
@@ -219,7 +224,7 @@ impl Connection {
     /// next. Then they need not pass through the socket's buffer.
     pub fn ring_position(&mut self, segment: &Segment, ring: Ring) -> Option<u32> {
         let position = segment.seq.wrapping_sub(self.first_seq);
-        let (stream, socket) = self.stream_and_socket().filter(|_| segment.plain)?;
+        let (stream, socket) = self.stream_and_socket().filter(|_| segment.flags.is_plain())?;
         stream.ring_position(socket, position, segment.data, ring)
     }
 

@@ -14,6 +14,7 @@ use core::time::Duration;
 use arrayvec::ArrayVec;
 use cloister_collections::{Lists, Timers};
 use cloister_interfaces::Instant;
+use cloister_interfaces::rules::ClientIndex;
 use cloister_interfaces::socket::{ConnectionId, Layout};
 use smoltcp::iface::SocketSet;
 use smoltcp::socket::tcp::{self, State};
@@ -109,7 +110,7 @@ impl Connections {
     }
 
     /// Returns `true` if `client` has a connection.
-    pub fn has_connections(&self, client: u8) -> bool {
+    pub fn has_connections(&self, client: ClientIndex) -> bool {
         self.connections
             .iter()
             .filter_map(|connection| connection.stream.as_ref())
@@ -133,29 +134,30 @@ impl Connections {
     }
 
     /// Returns `true` if `client` listens to any port.
-    pub fn listens(&self, client: u8) -> bool {
-        self.ports.get(usize::from(client)).is_some_and(|ports| !ports.is_empty())
+    pub fn listens(&self, client: ClientIndex) -> bool {
+        self.ports.get(client.index()).is_some_and(|ports| !ports.is_empty())
     }
 
     /// Returns `true` if `client` listens to as many ports as it may.
-    pub fn has_all_ports(&self, client: u8) -> bool {
-        self.ports.get(usize::from(client)).is_some_and(ArrayVec::is_full)
+    pub fn has_all_ports(&self, client: ClientIndex) -> bool {
+        self.ports.get(client.index()).is_some_and(ArrayVec::is_full)
     }
 
     /// Returns the application that listens to `port`.
-    pub fn port_owner(&self, port: u16) -> Option<u8> {
-        self.ports.iter().position(|ports| ports.contains(&port)).map(|client| client as u8)
+    pub fn port_owner(&self, port: u16) -> Option<ClientIndex> {
+        let owner = self.ports.iter().zip(0..).find(|(ports, _)| ports.contains(&port));
+        owner.map(|(_, client)| ClientIndex(client))
     }
 
     /// Makes `client` listen to `port`. Returns `false` if it cannot.
     ///
     /// If that is one port too many, its oldest port is given up: an application that has restarted
     /// does not know what it listened to before.
-    pub fn listen(&mut self, client: u8, port: u16) -> bool {
+    pub fn listen(&mut self, client: ClientIndex, port: u16) -> bool {
         if port == 0 || self.port_owner(port).is_some() {
             return false;
         }
-        let Some(ports) = self.ports.get_mut(usize::from(client)) else { return false };
+        let Some(ports) = self.ports.get_mut(client.index()) else { return false };
         if ports.is_full() {
             ports.remove(0);
         }
@@ -163,8 +165,8 @@ impl Connections {
     }
 
     /// Drops the ports of `client` and resets its connections, which need no `Close`.
-    pub fn forget_client(&mut self, client: u8, now: Instant) {
-        self.ports.get_mut(usize::from(client)).into_iter().for_each(ArrayVec::clear);
+    pub fn forget_client(&mut self, client: ClientIndex, now: Instant) {
+        self.ports.get_mut(client.index()).into_iter().for_each(ArrayVec::clear);
         for id in self.ids() {
             let Some(connection) = self.get(id).filter(|connection| connection.client == client) else { continue };
             let had = connection.stream.take().is_some();

@@ -40,7 +40,7 @@ impl Connection {
             device.discard_frame();
             return Received::Dropped;
         }
-        if !segment.plain && opening.is_none() {
+        if !segment.flags.is_plain() && opening.is_none() {
             match self.check_suspect(segment) {
                 Verdict::Take => {}
                 Verdict::Drop => {

@@ -18,7 +18,7 @@ use core::time::Duration;
 use arrayvec::ArrayVec;
 use cloister_interfaces::Instant;
 
-use crate::segment::{MAX_RANGES, Outgoing, Range, Segment, SendRanges};
+use crate::segment::{BuiltSegment, MAX_RANGES, Range, Segment, SendRanges};
 use crate::tcp::congestion::Congestion;
 
 /// The number of duplicate acknowledgements that mean a lost segment (RFC 5681, 3.2).
@@ -48,7 +48,7 @@ const fn to_nanoseconds(duration: Duration) -> u64 {
 
 /// A round of repeats.
 #[derive(Clone, Copy, Debug)]
-struct Round {
+struct RepeatRound {
     /// The time at which the last repeat was sent.
     at: Instant,
     /// The range `from..to` is sent again, except for what the peer has.
@@ -79,7 +79,7 @@ pub struct Recovery {
     last_sack: Instant,
     /// The number of timeouts since the last progress.
     timeouts: u8,
-    round: Option<Round>,
+    round: Option<RepeatRound>,
     /// The smoothed round-trip time in ns. It changes with each acknowledgement, and arithmetic with
     /// [`Duration`] divides.
     rtt: Option<u64>,
@@ -115,9 +115,9 @@ impl Recovery {
     }
 
     /// Records a segment that smoltcp sent.
-    pub fn on_sent(&mut self, segment: Outgoing, now: Instant) {
+    pub fn on_sent(&mut self, segment: BuiltSegment, now: Instant) {
         self.last_ack = segment.ack;
-        if segment.opens {
+        if segment.flags.has_syn() {
             self.base = segment.seq.wrapping_add(1);
         }
         let from = segment.seq.wrapping_sub(self.base);
@@ -158,7 +158,7 @@ impl Recovery {
     /// because it would count to three and repeat one segment.
     pub fn is_duplicate_ack(&self, segment: &Segment) -> bool {
         self.has_data_in_flight()
-            && segment.plain
+            && segment.flags.is_plain()
             && (segment.data, segment.ack, segment.seq, segment.window) == (0, self.base, self.last_ack, self.window)
     }
 
@@ -346,7 +346,7 @@ impl Recovery {
             self.congestion.on_loss(self.highest_sent, mss);
             self.recovery_point = self.highest_sent;
         }
-        self.round = Some(Round { at: now, from, to, reach: self.highest_sent, arrived: false, probe });
+        self.round = Some(RepeatRound { at: now, from, to, reach: self.highest_sent, arrived: false, probe });
         // A segment that is sent twice measures nothing (Karn's algorithm). Others still do, so
         // that a longer path is noticed.
         self.sample.take_if(|(end, _)| *end > from);
@@ -380,9 +380,9 @@ impl Recovery {
         self.has_data_in_flight() && self.next >= self.highest_sent
     }
 
-    /// Returns `true` if the last of the `queued` bytes wait for more, because they are fewer than
-    /// `enough`. An acknowledgement, which makes room for more, is on its way.
-    pub fn defers(&self, queued: u32, enough: u32) -> bool {
+    /// Returns `true` if the last of the `queued` bytes are held back until more follow, because
+    /// they are fewer than `enough`. An acknowledgement, which makes room for more, is on its way.
+    pub fn holds_back(&self, queued: u32, enough: u32) -> bool {
         let left = queued.saturating_sub(self.highest_sent);
         self.is_caught_up() && 0 < left && left < enough
     }

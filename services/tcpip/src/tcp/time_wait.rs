@@ -37,15 +37,15 @@ impl StreamEnds {
     /// that prove to be the peer's are answered.
     pub fn answer(self, segment: &Segment, quiet_until: &mut Instant, now: Instant) -> Answer {
         // A reset does not end TIME-WAIT (RFC 1337), whatever else the segment says.
-        if segment.reset {
+        if segment.flags.has_rst() {
             return Answer::Silence;
         }
         // A SYN beyond all of the old connection opens a new one at once (RFC 1122, 4.2.2.13).
-        if segment.opens && segment.seq.wrapping_sub(self.peers) as i32 >= 0 {
+        if segment.flags.opens() && segment.seq.wrapping_sub(self.peers) as i32 >= 0 {
             return Answer::Renew(self);
         }
         // The expected last acknowledgement needs no answer.
-        let due = segment.plain && segment.data == 0 && segment.seq == self.peers;
+        let due = segment.flags.is_plain() && segment.data == 0 && segment.seq == self.peers;
         let own = self.is_repeated(segment);
         if due || !own && now < *quiet_until {
             return Answer::Silence;
@@ -60,9 +60,9 @@ impl StreamEnds {
     /// lost. The segment acknowledges our FIN, so its sender has seen our numbers.
     fn is_repeated(self, segment: &Segment) -> bool {
         // A segment that is neither plain nor a SYN counts as a FIN.
-        let length = segment.data as u32 + u32::from(!segment.plain);
+        let length = segment.data as u32 + u32::from(!segment.flags.is_plain());
         let beyond = segment.seq.wrapping_add(length).wrapping_sub(self.peers) as i32;
-        !segment.syn && length > 0 && beyond <= 0 && segment.ack == self.ours
+        !segment.flags.has_syn() && length > 0 && beyond <= 0 && segment.ack == self.ours
     }
 }
 
@@ -146,6 +146,7 @@ impl TimeWait {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::segment::TcpFlags;
 
     const END: StreamEnds = StreamEnds { ours: 500, peers: u32::MAX };
     const NOW: Instant = Instant(1_000_000);
@@ -159,10 +160,7 @@ mod tests {
         Segment {
             key: key(port),
             port: 80,
-            opens: false,
-            syn: false,
-            reset: false,
-            plain: false,
+            flags: TcpFlags::FIN | TcpFlags::ACK,
             options: false,
             data: 0,
             offset: 54,
@@ -181,20 +179,24 @@ mod tests {
         assert_eq!(waits.lookup(&fin(1), NOW), None);
         // The peer's own segments are answered even before that time.
         waits.insert(key(1), END, NOW + WAIT, NOW);
-        let plain = Segment { plain: true, seq: END.peers.wrapping_sub(3), ..fin(1) };
+        let plain = Segment { flags: TcpFlags::ACK, seq: END.peers.wrapping_sub(3), ..fin(1) };
         for _ in 0..3 {
             assert_eq!(waits.lookup(&fin(1), NOW), AGAIN);
             for data in [1, 2, 3] {
                 assert_eq!(waits.lookup(&Segment { data, ..plain }, NOW), AGAIN);
             }
-            assert_eq!(waits.lookup(&Segment { plain: false, data: 2, ..plain }, NOW), AGAIN, "data and a FIN");
-            assert_eq!(waits.lookup(&Segment { reset: true, ..fin(1) }, NOW), SILENCE, "a reset ends nothing");
+            assert_eq!(
+                waits.lookup(&Segment { flags: TcpFlags::FIN | TcpFlags::ACK, data: 2, ..plain }, NOW),
+                AGAIN,
+                "data and a FIN"
+            );
+            assert_eq!(waits.lookup(&Segment { flags: TcpFlags::RST, ..fin(1) }, NOW), SILENCE, "a reset ends nothing");
         }
         let others = [
             Segment { ack: END.ours.wrapping_sub(1), ..fin(1) },
             Segment { ack: END.ours.wrapping_add(1), ..fin(1) },
             Segment { seq: END.peers, ..fin(1) },
-            Segment { syn: true, ..fin(1) },
+            Segment { flags: TcpFlags::SYN | TcpFlags::ACK, ..fin(1) },
             Segment { data: 4, ..plain },
             plain,
         ];
@@ -206,12 +208,15 @@ mod tests {
     #[test]
     fn other_segments_are_acknowledged_once_a_second() {
         let mut waits = TimeWait::new(4, 7);
-        let plain = Segment { plain: true, seq: END.peers, ..fin(1) };
+        let plain = Segment { flags: TcpFlags::ACK, seq: END.peers, ..fin(1) };
         let later = plain.seq.wrapping_add(1);
-        let syn = Segment { syn: true, ..fin(1) };
-        for segment in
-            [Segment { seq: later, ..plain }, Segment { data: 1, ..plain }, syn, Segment { opens: true, ..syn }]
-        {
+        let syn = Segment { flags: TcpFlags::SYN | TcpFlags::ACK, ..fin(1) };
+        for segment in [
+            Segment { seq: later, ..plain },
+            Segment { data: 1, ..plain },
+            syn,
+            Segment { flags: TcpFlags::SYN, ..syn },
+        ] {
             waits.clear();
             waits.insert(key(1), END, Instant::START, NOW);
             let mut at = NOW;
@@ -230,9 +235,13 @@ mod tests {
     fn a_new_connection_begins_beyond_the_old_one() {
         let mut waits = TimeWait::new(1, 7);
         waits.insert(key(1), END, Instant::START, NOW);
-        let start = |seq: u32| Segment { opens: true, seq, ..fin(1) };
+        let start = |seq: u32| Segment { flags: TcpFlags::SYN, seq, ..fin(1) };
         assert_eq!(waits.lookup(&start(END.peers.wrapping_sub(1)), NOW), Some(Answer::Acknowledge(END)));
-        assert_eq!(waits.lookup(&Segment { reset: true, ..start(END.peers) }, NOW), SILENCE, "a reset ends nothing");
+        assert_eq!(
+            waits.lookup(&Segment { flags: TcpFlags::SYN | TcpFlags::RST, ..start(END.peers) }, NOW),
+            SILENCE,
+            "a reset ends nothing"
+        );
         assert_eq!(waits.lookup(&start(END.peers), NOW), Some(Answer::Renew(END)));
         assert_eq!(waits.lookup(&fin(1), NOW), None);
     }

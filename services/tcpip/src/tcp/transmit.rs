@@ -103,7 +103,7 @@ impl Connection {
                     return (Progress::Done, at);
                 }
             }
-            if recovery.is_full() || recovery.defers(queued as u32, enough as u32) {
+            if recovery.is_full() || recovery.holds_back(queued as u32, enough as u32) {
                 // Waits for an acknowledgement or a timeout.
                 return (Progress::Done, None);
             }

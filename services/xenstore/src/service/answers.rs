@@ -1,6 +1,7 @@
 //! What the daemon sends: answers to requests, and watch events.
 
-use cloister_interfaces::store::{Failure, Reply, Value};
+use cloister_interfaces::rules::ClientIndex;
+use cloister_interfaces::store::{Reply, StoreError, Value};
 use cloister_interfaces::{Memory, System};
 
 use super::{CONNECT_POLL, Completion, Connection, Job, TRANSACTION_TIME, Transaction, XenStore};
@@ -21,10 +22,10 @@ impl<S: System, M: Memory> XenStore<S, M> {
         let result = if header.is(outstanding.kind) {
             Ok(header)
         } else if header.is(MessageType::Error) {
-            Err(self.inbound.payload(&header).map_or(Failure::Other, wire::failure))
+            Err(self.inbound.payload(&header).map_or(StoreError::Other, wire::store_error))
         } else {
-            self.console.line(format_args!("an answer of the wrong type, {}", header.kind));
-            Err(Failure::Other)
+            self.console.line(format_args!("violation by the daemon: an answer of the wrong type, {}", header.kind));
+            Err(StoreError::Other)
         };
         match outstanding.job {
             Job::Greet => self.greeting_answered(result),
@@ -42,7 +43,7 @@ impl<S: System, M: Memory> XenStore<S, M> {
     }
 
     /// Handles the answer to the request for the own domid. Returns `true` if the daemon told it.
-    fn domid_answered(&mut self, result: Result<Header, Failure>) -> bool {
+    fn domid_answered(&mut self, result: Result<Header, StoreError>) -> bool {
         let id = result.ok().and_then(|header| self.inbound.payload(&header)).and_then(wire::number);
         let id = id.and_then(|id| u16::try_from(id).ok());
         self.own_domid.clear();
@@ -53,7 +54,7 @@ impl<S: System, M: Memory> XenStore<S, M> {
         id.is_some()
     }
 
-    fn greeting_answered(&mut self, result: Result<Header, Failure>) {
+    fn greeting_answered(&mut self, result: Result<Header, StoreError>) {
         if !self.domid_answered(result) {
             self.console.line(format_args!("the daemon does not tell this domain's id; asking again"));
         }
@@ -63,13 +64,13 @@ impl<S: System, M: Memory> XenStore<S, M> {
         self.connection = Connection::Resetting;
     }
 
-    fn rewatch_answered(&mut self, index: usize, failure: Option<Failure>) {
+    fn rewatch_answered(&mut self, index: usize, error: Option<StoreError>) {
         let Some(watch) = self.watches.get_mut(index) else { return };
         watch.registered = true;
         // Without the daemon's first event, the client would not look at what it missed.
         watch.pending = true;
-        if failure.is_some() {
-            self.console.line(format_args!("lost the watch of client {} on {}", watch.client, watch.path));
+        if error.is_some() {
+            self.console.line(format_args!("lost the watch of {} on {}", watch.client, watch.path));
         }
     }
 
@@ -84,34 +85,34 @@ impl<S: System, M: Memory> XenStore<S, M> {
             Some(watch) => watch.pending = true,
             // An event may still be on its way when its watch ends.
             None if index.is_some() => {}
-            None => self.console.line(format_args!("dropped a malformed watch event")),
+            None => self.console.line(format_args!("violation by the daemon: a watch event without a token (dropped)")),
         }
     }
 
-    /// Answers a client's request, by the daemon's answer or by a failure.
+    /// Answers a client's request, by the daemon's answer or by an error.
     pub(super) fn finish_request(
         &mut self,
-        client: usize,
+        client: ClientIndex,
         id: u16,
         completion: Completion,
-        result: Result<Header, Failure>,
+        result: Result<Header, StoreError>,
     ) {
-        let failure = result.err();
+        let error = result.err();
         let mut answer = result.map(|_| Value::new());
         match completion {
             Completion::Value => {
                 answer = result.and_then(|header| {
-                    let payload = self.inbound.payload(&header).ok_or(Failure::TooLong)?;
-                    Value::try_from(payload).map_err(|_| Failure::TooLong)
+                    let payload = self.inbound.payload(&header).ok_or(StoreError::TooLong)?;
+                    Value::try_from(payload).map_err(|_| StoreError::TooLong)
                 });
             }
             Completion::Done => {}
-            Completion::Watch(index) => match failure {
+            Completion::Watch(index) => match error {
                 None => self.watches.get_mut(index).into_iter().for_each(|watch| watch.registered = true),
                 Some(_) => self.watches.remove(index),
             },
             Completion::Unwatch(index) => {
-                if matches!(failure, None | Some(Failure::NotFound)) {
+                if matches!(error, None | Some(StoreError::NotFound)) {
                     self.watches.remove(index);
                 }
             }
@@ -122,7 +123,7 @@ impl<S: System, M: Memory> XenStore<S, M> {
                         let until = self.clock.now() + TRANSACTION_TIME;
                         self.set_transaction(client, Transaction::Open { number, until });
                     }
-                    None => answer = Err(failure.unwrap_or(Failure::Other)),
+                    None => answer = Err(error.unwrap_or(StoreError::Other)),
                 }
             }
             Completion::End => self.set_transaction(client, Transaction::None),
@@ -130,14 +131,14 @@ impl<S: System, M: Memory> XenStore<S, M> {
         self.answer_client(client, id, answer);
     }
 
-    pub(super) fn set_transaction(&mut self, client: usize, transaction: Transaction) {
-        if let Some(state) = self.clients.get_mut(client) {
+    pub(super) fn set_transaction(&mut self, client: ClientIndex, transaction: Transaction) {
+        if let Some(state) = self.clients.get_mut(client.index()) {
             state.transaction = transaction;
         }
     }
 
-    pub(super) fn answer_client(&mut self, client: usize, id: u16, result: Result<Value, Failure>) {
-        if let Some(state) = self.clients.get_mut(client) {
+    pub(super) fn answer_client(&mut self, client: ClientIndex, id: u16, result: Result<Value, StoreError>) {
+        if let Some(state) = self.clients.get_mut(client.index()) {
             state.answer = Some(Reply::Answer { id, result });
             state.send_answer();
         }

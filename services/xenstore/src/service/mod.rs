@@ -7,7 +7,8 @@ use core::time::Duration;
 
 use arrayvec::{ArrayString, ArrayVec};
 use cloister_interfaces::capability::{Clock, Console, Port};
-use cloister_interfaces::store::{Failure, Reply, Store};
+use cloister_interfaces::rules::ClientIndex;
+use cloister_interfaces::store::{Reply, Store, StoreError};
 use cloister_interfaces::{Instant, Memory, Notifications, Server, Service, System};
 
 use crate::capabilities::{Caps, MAX_CLIENTS};
@@ -75,7 +76,7 @@ enum Job {
     /// Aborts a transaction that was open for too long.
     AbortOverdue,
     Client {
-        client: usize,
+        client: ClientIndex,
         id: u16,
         completion: Completion,
     },
@@ -110,7 +111,7 @@ pub struct XenStore<S, M> {
     rules: Rules,
     clients: ArrayVec<ClientState<S, M>, MAX_CLIENTS>,
     /// The client whose request is taken next.
-    next_client: usize,
+    next_client: ClientIndex,
     watches: Watches,
     own_domid: ArrayString<5>,
     connection: Connection,
@@ -138,7 +139,7 @@ impl<S: System, M: Memory> XenStore<S, M> {
             port: caps.xenstore_events,
             rules: Rules::parse(caps.rules),
             clients: caps.store_clients.into_iter().map(client).collect(),
-            next_client: 0,
+            next_client: ClientIndex(0),
             watches: Watches::new(),
             own_domid: ArrayString::new(),
             connection: Connection::Dead,
@@ -185,25 +186,25 @@ impl<S: System, M: Memory> XenStore<S, M> {
     /// Asks the daemon for a new connection, or ends the connection for good if the daemon does not
     /// offer that.
     fn handle_violation(&mut self, what: &str, now: Instant) {
-        self.fail_outstanding(Failure::Timeout);
+        self.fail_outstanding(StoreError::Timeout);
         if self.ring.reconnect() {
-            self.console.line(format_args!("{what}; reconnecting"));
+            self.console.line(format_args!("violation by the daemon: {what}; reconnecting"));
             self.silent = true;
             self.connect(now);
             self.port.send();
         } else {
-            self.console.line(format_args!("{what}; the connection is dead"));
+            self.console.line(format_args!("violation by the daemon: {what}; the connection is dead"));
             // So that no transaction is aborted when its time is over.
             self.lose_transactions();
             self.connection = Connection::Dead;
         }
     }
 
-    /// Ends the outstanding request with a failure.
-    fn fail_outstanding(&mut self, failure: Failure) {
+    /// Ends the outstanding request with an error.
+    fn fail_outstanding(&mut self, error: StoreError) {
         self.unsent.clear();
         if let Some(Outstanding { job: Job::Client { client, id, completion }, .. }) = self.outstanding.take() {
-            self.finish_request(client, id, completion, Err(failure));
+            self.finish_request(client, id, completion, Err(error));
         }
     }
 
@@ -221,7 +222,7 @@ impl<S: System, M: Memory> XenStore<S, M> {
                 self.console.line(format_args!("no answer from the daemon in {} s", ANSWER_TIME.as_secs()));
             }
             self.silent = true;
-            self.fail_outstanding(Failure::Timeout);
+            self.fail_outstanding(StoreError::Timeout);
             self.connect(now);
         }
     }
@@ -245,7 +246,7 @@ impl<S: System, M: Memory> XenStore<S, M> {
                 true
             }
             Err(_) => {
-                self.handle_violation("the daemon's ring index or message length is impossible", now);
+                self.handle_violation("its ring index or the length of a message is impossible", now);
                 true
             }
         }
@@ -253,7 +254,7 @@ impl<S: System, M: Memory> XenStore<S, M> {
 
     fn notify_changes(&mut self) {
         for watch in self.watches.iter_mut().filter(|watch| watch.pending) {
-            if let Some(state) = self.clients.get_mut(watch.client) {
+            if let Some(state) = self.clients.get_mut(watch.client.index()) {
                 watch.pending = state.server.replies.push(&Reply::Changed { token: watch.token }).is_err();
             }
         }

@@ -1,6 +1,7 @@
 //! What is sent to the daemon: the service's own requests, and those of clients that the policy allows.
 
-use cloister_interfaces::store::{Action, Failure, Path, Request, Value};
+use cloister_interfaces::rules::ClientIndex;
+use cloister_interfaces::store::{Action, Path, Request, StoreError, Value};
 use cloister_interfaces::{Instant, Memory, System};
 
 use super::{ANSWER_TIME, Completion, Connection, Job, Outstanding, Transaction, XenStore};
@@ -57,17 +58,18 @@ impl<S: System, M: Memory> XenStore<S, M> {
     pub(super) fn take_request(&mut self, now: Instant) -> bool {
         for _ in 0..self.clients.len() {
             let client = self.next_client;
-            self.next_client = (self.next_client + 1) % self.clients.len().max(1);
-            let Some(state) = self.clients.get_mut(client) else { continue };
+            self.next_client =
+                if client.index() + 1 < self.clients.len() { ClientIndex(client.0 + 1) } else { ClientIndex(0) };
+            let Some(state) = self.clients.get_mut(client.index()) else { continue };
             if state.answer.is_some() {
                 continue;
             }
             match state.server.requests.pop() {
                 None => continue,
-                Some(Err(_)) => self.console.line(format_args!("client {client} sent a malformed request")),
+                Some(Err(malformed)) => self.console.line(format_args!("violation by {client}: {malformed}")),
                 Some(Ok(Request { id, action })) => {
-                    if let Err(failure) = self.begin_action(client, id, action, now) {
-                        self.answer_client(client, id, Err(failure));
+                    if let Err(error) = self.begin_action(client, id, action, now) {
+                        self.answer_client(client, id, Err(error));
                     }
                 }
             }
@@ -76,25 +78,24 @@ impl<S: System, M: Memory> XenStore<S, M> {
         false
     }
 
-    fn check_permission(&self, client: usize, right: Right, path: &Path) -> Result<(), Failure> {
-        let number = u8::try_from(client).map_err(|_| Failure::Policy)?;
-        if self.rules.allows(number, right, path, &self.own_domid) {
+    fn check_permission(&self, client: ClientIndex, right: Right, path: &Path) -> Result<(), StoreError> {
+        if self.rules.allows(client, right, path, &self.own_domid) {
             return Ok(());
         }
         let shown = path.as_bytes().escape_ascii();
-        self.console.line(format_args!("refused client {client}: no path rule lets it {right} {shown}"));
-        Err(Failure::Policy)
+        self.console.line(format_args!("refused {client}: no path rule lets it {right} {shown}"));
+        Err(StoreError::Policy)
     }
 
     /// Returns the number of the transaction that a client's action is in, or 0 for none. Returns
     /// `None` if the action was answered already.
-    fn transaction_for(&mut self, client: usize, id: u16, action: &Action) -> Result<Option<u32>, Failure> {
-        match (self.clients.get(client).map_or(Transaction::None, |state| state.transaction), action) {
+    fn transaction_for(&mut self, client: ClientIndex, id: u16, action: &Action) -> Result<Option<u32>, StoreError> {
+        match (self.clients.get(client.index()).map_or(Transaction::None, |state| state.transaction), action) {
             (Transaction::None, _) => return Ok(Some(0)),
             (Transaction::Open { number, .. }, _) => return Ok(Some(number)),
             (Transaction::Lost, Action::Watch(..) | Action::Unwatch(..)) => return Ok(Some(0)),
             (Transaction::Lost, Action::Begin | Action::Commit | Action::Abort) => {}
-            (Transaction::Lost, _) => return Err(Failure::Again),
+            (Transaction::Lost, _) => return Err(StoreError::Again),
         }
         self.set_transaction(client, Transaction::None);
         match action {
@@ -103,11 +104,11 @@ impl<S: System, M: Memory> XenStore<S, M> {
                 self.answer_client(client, id, Ok(Value::new()));
                 Ok(None)
             }
-            _ => Err(Failure::Again),
+            _ => Err(StoreError::Again),
         }
     }
 
-    fn begin_action(&mut self, client: usize, id: u16, action: Action, now: Instant) -> Result<(), Failure> {
+    fn begin_action(&mut self, client: ClientIndex, id: u16, action: Action, now: Instant) -> Result<(), StoreError> {
         match &action {
             Action::Read(path) | Action::List(path) => self.check_permission(client, Right::Read, path)?,
             Action::Write(path, _) | Action::Remove(path) => self.check_permission(client, Right::Write, path)?,
@@ -115,7 +116,7 @@ impl<S: System, M: Memory> XenStore<S, M> {
             Action::Begin | Action::Commit | Action::Abort => {}
         }
         if self.connection != Connection::Up {
-            return Err(Failure::Timeout);
+            return Err(StoreError::Timeout);
         }
         let Some(transaction) = self.transaction_for(client, id, &action)? else { return Ok(()) };
         let job = |completion| Job::Client { client, id, completion };
@@ -146,18 +147,18 @@ impl<S: System, M: Memory> XenStore<S, M> {
             }
             Action::Watch(path, token) => {
                 if self.watches.find(client, &path, token).is_some() {
-                    return Err(Failure::Other);
+                    return Err(StoreError::Other);
                 }
-                let index = self.watches.add(client, path, token).ok_or(Failure::Quota)?;
+                let index = self.watches.add(client, path, token).ok_or(StoreError::Quota)?;
                 self.request_watch(job(Completion::Watch(index)), MessageType::Watch, index, &path, now);
             }
             Action::Unwatch(path, token) => {
-                let index = self.watches.find(client, &path, token).ok_or(Failure::NotFound)?;
+                let index = self.watches.find(client, &path, token).ok_or(StoreError::NotFound)?;
                 self.request_watch(job(Completion::Unwatch(index)), MessageType::Unwatch, index, &path, now);
             }
-            Action::Begin if transaction != 0 => return Err(Failure::Other),
+            Action::Begin if transaction != 0 => return Err(StoreError::Other),
             Action::Begin => self.request(job(Completion::Begin), MessageType::TransactionStart, 0, &[b"\0"], now),
-            Action::Commit | Action::Abort if transaction == 0 => return Err(Failure::Other),
+            Action::Commit | Action::Abort if transaction == 0 => return Err(StoreError::Other),
             Action::Commit => {
                 self.request(job(Completion::End), MessageType::TransactionEnd, transaction, &[b"T\0"], now)
             }
@@ -198,7 +199,7 @@ impl<S: System, M: Memory> XenStore<S, M> {
                 sent
             }
             Err(_) => {
-                self.handle_violation("the daemon's ring index is impossible", now);
+                self.handle_violation("its ring index is impossible", now);
                 true
             }
         }

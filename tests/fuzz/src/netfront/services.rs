@@ -3,7 +3,7 @@
 use arbitrary::Arbitrary;
 use cloister_caps::GrantRef;
 use cloister_interfaces::net::{Reply as NetReply, Request as NetRequest};
-use cloister_interfaces::store::{Failure, Reply, Request, Value};
+use cloister_interfaces::store::{Reply, Request, StoreError, Value};
 use cloister_interfaces::{Message, grants};
 use cloister_sim::netback::Frame;
 
@@ -103,7 +103,7 @@ pub enum Answer {
     /// A value that an honest one could return.
     Value(u8),
     Bytes(Bytes),
-    Failure(u8),
+    StoreError(u8),
     Changed(u8),
     Other(u16),
 }
@@ -145,8 +145,8 @@ impl ScriptMessage<Reply> for StoreReply {
                 Reply::Answer { id: self.0, result: Ok(value(text.as_bytes())) }
             }
             Answer::Bytes(Bytes(bytes)) => Reply::Answer { id: self.0, result: Ok(value(bytes)) },
-            Answer::Failure(which) => {
-                Reply::Answer { id: self.0, result: Err(Failure::ALL[usize::from(*which) % Failure::ALL.len()]) }
+            Answer::StoreError(which) => {
+                Reply::Answer { id: self.0, result: Err(StoreError::ALL[usize::from(*which) % StoreError::ALL.len()]) }
             }
             Answer::Changed(token) => Reply::Changed { token: u16::from(*token % 4) },
             Answer::Other(id) => Reply::Answer { id: *id, result: Ok(Value::new()) },
@@ -182,7 +182,7 @@ impl HostileStore {
             let result = match &request.action {
                 cloister_interfaces::store::Action::Read(path) => {
                     let path = if path.starts_with('/') { path.to_string() } else { self.bench.daemon.own(path) };
-                    let value = self.bench.daemon.get(&path).ok_or(Failure::NotFound);
+                    let value = self.bench.daemon.get(&path).ok_or(StoreError::NotFound);
                     value.map(|bytes| bytes.into_iter().take(120).collect())
                 }
                 _ => Ok(Value::new()),

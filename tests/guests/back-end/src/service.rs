@@ -7,7 +7,7 @@ use core::time::Duration;
 use cloister_caps::DomId;
 use cloister_caps::xen::xenbus::XenbusState;
 use cloister_interfaces::capability::{Clock, Console};
-use cloister_interfaces::store::{Action, Failure, MAX_VALUE, Path, Reply, Request, Store, Value};
+use cloister_interfaces::store::{Action, MAX_VALUE, Path, Reply, Request, Store, StoreError, Value};
 use cloister_interfaces::{Client, Instant, Memory, Notifications, Service, System};
 
 use crate::Caps;
@@ -161,7 +161,7 @@ impl<S: System, M: Memory> BackEnd<S, M> {
         (self.step, self.due) = (step, due);
     }
 
-    fn handle_reply(&mut self, result: Result<Value, Failure>, now: Instant) {
+    fn handle_reply(&mut self, result: Result<Value, StoreError>, now: Instant) {
         let bytes = result.as_deref().unwrap_or_default();
         match self.step {
             Step::Domains => match names(bytes).find_map(number) {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use cloister_caps::{Operation, PAGE_SIZE, Slot};
 use cloister_interfaces::capability::{Clock, Console, Grant, Port};
 use cloister_interfaces::rules::GrantAllowance;
-use cloister_interfaces::store::{Action, Failure, Reply, Request, Store};
+use cloister_interfaces::store::{Action, Reply, Request, Store, StoreError};
 use cloister_interfaces::{Memory, Notifications, Server, Service};
 use cloister_sim::{Recorder, SharedMemory, channel};
 
@@ -68,9 +68,9 @@ impl World {
         self.nodes.get(&format!("{OWN}/{name}")).and_then(|value| std::str::from_utf8(value).ok())
     }
 
-    fn answer(&mut self, action: Action) -> Result<Vec<u8>, Failure> {
+    fn answer(&mut self, action: Action) -> Result<Vec<u8>, StoreError> {
         match action {
-            Action::Read(path) => self.nodes.get(path.as_str()).cloned().ok_or(Failure::NotFound),
+            Action::Read(path) => self.nodes.get(path.as_str()).cloned().ok_or(StoreError::NotFound),
             Action::Write(path, value) => {
                 self.nodes.insert(path.to_string(), value.to_vec());
                 Ok(Vec::new())
@@ -85,7 +85,7 @@ impl World {
                     self.nodes.keys().filter_map(|node| node.strip_prefix(&below)?.split('/').next()).collect();
                 names.dedup();
                 let listing = names.iter().flat_map(|name| [name.as_bytes(), b"\0"].concat()).collect();
-                if names.is_empty() { Err(Failure::NotFound) } else { Ok(listing) }
+                if names.is_empty() { Err(StoreError::NotFound) } else { Ok(listing) }
             }
             other => panic!("{other:?}"),
         }

@@ -3,7 +3,7 @@
 
 use alloc::vec::Vec;
 
-use cloister_interfaces::rules::{self, ClientGrantRule, GrantAllowance, PathRule, Rule};
+use cloister_interfaces::rules::{self, ClientGrantRule, ClientIndex, GrantAllowance, PathRule, Rule, RuleIndex};
 
 /// Clients of the XenStore service.
 const CONTROL: u8 = 0;
@@ -35,14 +35,20 @@ const WRITE: [bool; 3] = [false, true, false];
 
 /// The paths of the XenStore service's clients.
 pub(crate) fn paths() -> &'static [u8] {
-    blob(&PATHS.map(|(client, path, [read, write, watch])| PathRule { client, read, write, watch, path }))
+    blob(&PATHS.map(|(client, path, [read, write, watch])| PathRule {
+        client: ClientIndex(client),
+        read,
+        write,
+        watch,
+        path,
+    }))
 }
 
 /// The grants that the grant manager's client may request.
 pub(crate) fn grants(granted: &[GrantAllowance]) -> &'static [u8] {
     let rule = |granted: &GrantAllowance| {
         let GrantAllowance { rule, pages: count, peer_first, peer_last } = *granted;
-        ClientGrantRule { client: 0, rule, count, peer_first, peer_last }
+        ClientGrantRule { client: ClientIndex(0), rule: RuleIndex(rule), count, peer_first, peer_last }
     };
     blob(&granted.iter().map(rule).collect::<Vec<_>>())
 }

@@ -8,7 +8,7 @@ use cloister_interfaces::capability::{Clock, Console, Port};
 use cloister_interfaces::grants::{Grants, Reply as Granting};
 use cloister_interfaces::net::{Net, Offloads};
 use cloister_interfaces::rules::GrantAllowance;
-use cloister_interfaces::store::{Action, Failure, Path, Reply as Stored, Request as Ask, Store, Value};
+use cloister_interfaces::store::{Action, Path, Reply as Stored, Request as Ask, Store, StoreError, Value};
 use cloister_interfaces::{Memory, Message, Service, System};
 
 use crate::bindings::{Client, Server};
@@ -296,7 +296,7 @@ impl<S: System + 'static, M: Memory + 'static> Role for Caps<S, M> {
                 _ => Ok(()),
             },
             STORE => match Stored::from_bytes(reply) {
-                Ok(Stored::Answer { result: Err(Failure::Policy), .. }) => Err(Outcome::Refused),
+                Ok(Stored::Answer { result: Err(StoreError::Policy), .. }) => Err(Outcome::Refused),
                 Ok(Stored::Answer { .. }) => Err(Outcome::Breach("XenStore was asked")),
                 Ok(Stored::Changed { .. }) => Err(Outcome::Breach("a watch reported another's node")),
                 Err(_) => Ok(()),

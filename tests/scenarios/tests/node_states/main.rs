@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 
 use cloister_caps::PAGE_SIZE;
 use cloister_interfaces::net::{Reply, Request, RxPage};
-use cloister_interfaces::store::{Action, Failure};
+use cloister_interfaces::store::{Action, StoreError};
 
 use nodes::{Node, READ, UNREAD, Value, few_values, values};
 use world::World;
@@ -272,7 +272,7 @@ fn attempt(moment: Moment, node: Node, value: Option<&[u8]>, how: How) -> bool {
 /// The number of kinds of requests that fail.
 const KINDS: usize = 6;
 
-fn refuse<const KIND: usize, const FAILURE: usize>(action: &Action) -> Option<Failure> {
+fn refuse<const KIND: usize, const FAILURE: usize>(action: &Action) -> Option<StoreError> {
     let kind = match action {
         Action::Read(_) | Action::List(_) => 0,
         Action::Write(..) | Action::Remove(_) => 1,
@@ -283,10 +283,10 @@ fn refuse<const KIND: usize, const FAILURE: usize>(action: &Action) -> Option<Fa
         // If a transaction cannot be aborted, the XenStore service ends it.
         Action::Abort => KINDS,
     };
-    (kind == KIND).then_some(Failure::ALL[FAILURE])
+    (kind == KIND).then_some(StoreError::ALL[FAILURE])
 }
 
-type Refuse = fn(&Action) -> Option<Failure>;
+type Refuse = fn(&Action) -> Option<StoreError>;
 
 macro_rules! refuse_each {
     ($($kind:literal)*) => {
@@ -302,7 +302,7 @@ const REFUSE: [[Refuse; 8]; KINDS] = refuse_each!(0 1 2 3 4 5);
 /// was up then.
 fn fails(moment: Moment, kind: usize, failure: usize) -> bool {
     let mut case = Case::reach(moment).expect("a moment");
-    let name = || format!("{moment:?}, requests of kind {kind}: {:?}", Failure::ALL[failure]);
+    let name = || format!("{moment:?}, requests of kind {kind}: {:?}", StoreError::ALL[failure]);
     let before = case.world.system.console().len();
     case.world.store.refuse = Some(REFUSE[kind][failure]);
     case.pass(STANDS, |_| false);
@@ -320,7 +320,7 @@ fn every_answer_of_xenstore_is_survived() {
     let mut counts = [[0; 2]; KINDS];
     for moment in moments() {
         for (kind, counts) in counts.iter_mut().enumerate() {
-            (0..Failure::ALL.len()).for_each(|failure| counts[usize::from(fails(moment, kind, failure))] += 1);
+            (0..StoreError::ALL.len()).for_each(|failure| counts[usize::from(fails(moment, kind, failure))] += 1);
         }
     }
     println!("reads, writes, watches, their ends, begins, commits: down and up {counts:?}");

@@ -4,7 +4,7 @@ use cloister_interfaces::{Instant, Memory, System};
 
 use super::LinkDevice;
 use crate::address::Lease;
-use crate::link::arp::{Arp, BROADCAST, Station};
+use crate::link::arp::{Arp, ArpHost, BROADCAST};
 
 impl<S: System, M: Memory> LinkDevice<S, M> {
     /// Sets the time of this pass.
@@ -31,7 +31,7 @@ impl<S: System, M: Memory> LinkDevice<S, M> {
         self.transmitter.neighbours.learn(from, is_request_for_us);
         self.transmitter.send_parked(from.address);
         if is_request_for_us {
-            let answer = Arp { is_request: false, from: Station { mac: self.transmitter.mac, address: own }, to: from };
+            let answer = Arp { is_request: false, from: ArpHost { mac: self.transmitter.mac, address: own }, to: from };
             self.send(&answer.frame(from.mac));
         }
     }

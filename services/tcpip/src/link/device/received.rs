@@ -14,7 +14,7 @@ use crate::link::frame::{
     sack_blocks,
 };
 use crate::link::rx_part::RxPart;
-use crate::refusals::Refusal;
+use crate::once_log::Violation;
 use crate::segment::{Range, Segment};
 
 /// The number of bytes of a received frame that are copied before anything is known about it: all
@@ -23,7 +23,7 @@ const HEAD: usize = 256;
 const _: () = assert!(MAX_HEADERS + 40 <= HEAD, "with all the options that IPv4 has");
 
 impl<S: System, M: Memory> LinkDevice<S, M> {
-    pub(super) fn part_received(&mut self, part: RxPart) -> Result<(), Refusal> {
+    pub(super) fn part_received(&mut self, part: RxPart) -> Result<(), Violation> {
         let taken = self.take_pages(part);
         if taken.is_ok() && !self.skipping {
             self.received.push_back(part);
@@ -57,11 +57,11 @@ impl<S: System, M: Memory> LinkDevice<S, M> {
     }
 
     /// Takes over the pages of a part, if the message is possible.
-    fn take_pages(&mut self, part: RxPart) -> Result<(), Refusal> {
+    fn take_pages(&mut self, part: RxPart) -> Result<(), Violation> {
         let first = usize::from(part.page.0);
-        let pages = self.owned.get_mut(first..first + usize::from(part.pages())).ok_or(Refusal::LinkPage)?;
+        let pages = self.owned.get_mut(first..first + usize::from(part.pages())).ok_or(Violation::LinkPage)?;
         if !self.up || pages.contains(&true) {
-            return Err(Refusal::LinkPage);
+            return Err(Violation::LinkPage);
         }
         // Usually it is one page. A call to `fill` would cost more.
         match pages {
@@ -118,7 +118,9 @@ impl<S: System, M: Memory> LinkDevice<S, M> {
             };
             if wanted && (checked || has_valid_checksum(frame)) {
                 self.frame_length = length;
-                if let FrameKind::Segment(Segment { opens: true, .. }) = kind {
+                if let FrameKind::Segment(Segment { flags, .. }) = kind
+                    && flags.opens()
+                {
                     self.read_peer_mss();
                 }
                 return Some(kind);

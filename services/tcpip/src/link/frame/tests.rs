@@ -17,7 +17,7 @@ fn starts(flags: u8, words: u8) -> Option<bool> {
     let mut frame = tcp(flags, words);
     frame[26..34].copy_from_slice(&[10, 0, 0, 1, 10, 0, 0, 2]);
     match classify(&frame, Some(OWN)) {
-        FrameKind::Segment(segment) => Some(segment.opens),
+        FrameKind::Segment(segment) => Some(segment.flags.opens()),
         _ => None,
     }
 }
@@ -47,7 +47,7 @@ fn an_acknowledgement_goes_back_where_the_segment_came_from() {
         panic!("{answer:?}")
     };
     let key = Key::new([10, 0, 0, 2], 80, 0x1234);
-    assert_eq!((said.key, said.seq, said.ack, said.plain, said.data), (key, 7, u32::MAX, true, 0));
+    assert_eq!((said.key, said.seq, said.ack, said.flags.is_plain(), said.data), (key, 7, u32::MAX, true, 0));
     frame[tcp + 12] = 0x40;
     assert_eq!(ack_for(&frame, 7, 9), None, "shorter than a header");
     assert_eq!(ack_for(&frame[..30], 7, 9), None);
@@ -64,10 +64,7 @@ fn a_segment_is_known_by_its_addresses_and_ports() {
     let expected = Segment {
         key: Key::new([10, 0, 0, 1], 0x1234, 80),
         port: 80,
-        opens: false,
-        syn: false,
-        reset: false,
-        plain: true,
+        flags: TcpFlags::ACK,
         options: false,
         data: 7,
         offset: 54,
@@ -213,7 +210,7 @@ fn a_reduced_segment_keeps_only_the_connection() {
         let length = reduce_to_ack(&mut frame, whole, 7, 9).expect("a segment");
         let FrameKind::Segment(made) = classify(&frame[..length], Some(OWN)) else { panic!("{frame:?}") };
         assert_eq!((made.key, made.seq, made.ack), (Key::new([0; 4], 0x1234, 80), 7, 9));
-        assert!(made.plain && !made.options && made.data == 0);
+        assert!(made.flags.is_plain() && !made.options && made.data == 0);
         assert_eq!(reduce_to_ack(&mut frame, tcp + 19, 7, 9), None, "it is cut off");
     }
 }

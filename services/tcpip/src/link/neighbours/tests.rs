@@ -10,8 +10,8 @@ fn config(cases: u32) -> ProptestConfig {
     ProptestConfig { cases: if cfg!(miri) { 2 } else { cases }, failure_persistence: None, ..ProptestConfig::default() }
 }
 
-fn station(high: u8, low: u8, mac: u8) -> Station {
-    Station { mac: [2, mac, mac, mac, high, low], address: [10, 0, high, low] }
+fn arp_host(high: u8, low: u8, mac: u8) -> ArpHost {
+    ArpHost { mac: [2, mac, mac, mac, high, low], address: [10, 0, high, low] }
 }
 
 /// Returns a table that knows the gateway.
@@ -20,7 +20,7 @@ fn neighbours() -> Neighbours {
     let address = Ipv4Cidr::new(Ipv4Address::new(10, 0, 0, 2), 16);
     neighbours.set_lease(Some(Lease { address, gateway: Some(GATEWAY.into()) }));
     neighbours.set_time(Instant(1 << 40));
-    neighbours.learn(station(0, 1, 0), true);
+    neighbours.learn(arp_host(0, 1, 0), true);
     neighbours
 }
 
@@ -61,30 +61,30 @@ proptest! {
         let mut neighbours = neighbours();
         let mut macs = std::collections::BTreeMap::new();
         for friend in 0..friends {
-            let station = station(1, friend, 0);
-            prop_assert_eq!(mac(&mut neighbours, station.address), None);
-            neighbours.learn(station, false);
-            macs.insert(friend, station);
+            let host = arp_host(1, friend, 0);
+            prop_assert_eq!(mac(&mut neighbours, host.address), None);
+            neighbours.learn(host, false);
+            macs.insert(friend, host);
         }
         for act in acts {
             match act {
-                Act::Ask(high, low) => neighbours.learn(station(high, low, 9), true),
+                Act::Ask(high, low) => neighbours.learn(arp_host(high, low, 9), true),
                 Act::Silent(high, low) => prop_assert_eq!(mac(&mut neighbours, [10, 0, high, low]), None),
-                Act::Answer(high, low) => neighbours.learn(station(high, low, 9), false),
+                Act::Answer(high, low) => neighbours.learn(arp_host(high, low, 9), false),
                 Act::Send(friend) => {
-                    let station = macs[&(friend % friends)];
-                    prop_assert_eq!(mac(&mut neighbours, station.address), Some(station.mac));
+                    let host = macs[&(friend % friends)];
+                    prop_assert_eq!(mac(&mut neighbours, host.address), Some(host.mac));
                 }
                 Act::Move(friend, mac) => {
-                    let station = station(1, friend % friends, mac);
-                    neighbours.learn(station, false);
-                    macs.insert(friend % friends, station);
+                    let host = arp_host(1, friend % friends, mac);
+                    neighbours.learn(host, false);
+                    macs.insert(friend % friends, host);
                 }
             }
             prop_assert_eq!(mac(&mut neighbours, [192, 0, 2, 1]), Some([2, 0, 0, 0, 0, 1]));
         }
-        for station in macs.values() {
-            prop_assert_eq!(mac(&mut neighbours, station.address), Some(station.mac));
+        for host in macs.values() {
+            prop_assert_eq!(mac(&mut neighbours, host.address), Some(host.mac));
         }
     }
 }
@@ -162,7 +162,7 @@ proptest! {
         for burst in bursts {
             match burst {
                 Burst::Ask { first, count } => {
-                    (0..count).for_each(|at| neighbours.learn(station(9, first.wrapping_add(at), 9), true));
+                    (0..count).for_each(|at| neighbours.learn(arp_host(9, first.wrapping_add(at), 9), true));
                 }
                 Burst::Send { first, count } => (0..count).for_each(|at| {
                     // A few of them are strangers.
@@ -170,11 +170,11 @@ proptest! {
                     asked.send(&mut neighbours, [10, 0, high, first.wrapping_add(at)]);
                 }),
                 Burst::Both { first, stranger, count } => (0..count).for_each(|at| {
-                    neighbours.learn(station(9, stranger.wrapping_add(at), 9), true);
+                    neighbours.learn(arp_host(9, stranger.wrapping_add(at), 9), true);
                     asked.send(&mut neighbours, [10, 0, 7, first.wrapping_add(at)]);
                 }),
                 Burst::Answer { first, count } => {
-                    (0..count).for_each(|at| neighbours.learn(station(7, first.wrapping_add(at), 9), false));
+                    (0..count).for_each(|at| neighbours.learn(arp_host(7, first.wrapping_add(at), 9), false));
                 }
                 Burst::Use => {
                     asked.send(&mut neighbours, GATEWAY);
@@ -195,27 +195,27 @@ proptest! {
         bursts in prop::collection::vec(burst(), 0..60),
     ) {
         let (mut neighbours, mut asked) = (neighbours(), Asked::default());
-        let friends: Vec<Station> = (0..friends).map(|low| station(1, low, 0)).collect();
+        let friends: Vec<ArpHost> = (0..friends).map(|low| arp_host(1, low, 0)).collect();
         for friend in &friends {
             asked.send(&mut neighbours, friend.address);
             neighbours.learn(*friend, false);
         }
-        let gateway = station(0, 1, 0);
+        let gateway = arp_host(0, 1, 0);
         for burst in bursts {
             match burst {
                 Burst::Ask { first, count } => {
-                    (0..count).for_each(|at| neighbours.learn(station(9, first.wrapping_add(at), 9), true));
+                    (0..count).for_each(|at| neighbours.learn(arp_host(9, first.wrapping_add(at), 9), true));
                 }
                 Burst::Send { first, count } => (0..count).for_each(|at| {
                     asked.send(&mut neighbours, [10, 0, 7, first.wrapping_add(at)]);
                 }),
                 Burst::Both { first, stranger, count } => (0..count).for_each(|at| {
-                    neighbours.learn(station(9, stranger.wrapping_add(at), 9), true);
+                    neighbours.learn(arp_host(9, stranger.wrapping_add(at), 9), true);
                     asked.send(&mut neighbours, [10, 0, 7, first.wrapping_add(at)]);
                 }),
                 // Replies that were not requested.
                 Burst::Answer { first, count } => {
-                    (0..count).for_each(|at| neighbours.learn(station(5, first.wrapping_add(at), 9), false));
+                    (0..count).for_each(|at| neighbours.learn(arp_host(5, first.wrapping_add(at), 9), false));
                 }
                 Burst::Use => {}
                 Burst::Pass(milliseconds) => {
@@ -242,7 +242,7 @@ fn a_requested_host_keeps_its_entry_for_a_second() {
     for round in 0..8 {
         for low in 0..127 {
             asked.send(&mut neighbours, [10, 0, 140, low]);
-            neighbours.learn(station(100 + round, low, 9), true);
+            neighbours.learn(arp_host(100 + round, low, 9), true);
         }
     }
     asked.check();
@@ -255,7 +255,7 @@ fn a_few_hosts_can_be_requested_however_many_are_in_use() {
         let (mut neighbours, mut asked) = (neighbours(), Asked::default());
         for low in 0..friends as u8 {
             asked.send(&mut neighbours, [10, 0, 1, low]);
-            neighbours.learn(station(1, low, 0), false);
+            neighbours.learn(arp_host(1, low, 0), false);
         }
         for second in 0..3 {
             asked.0.clear();
@@ -274,11 +274,11 @@ fn a_few_hosts_can_be_requested_however_many_are_in_use() {
 fn the_least_recently_used_neighbour_is_evicted() {
     let mut neighbours = neighbours();
     for low in 0..=255 {
-        let station = station(1, low, 0);
+        let host = arp_host(1, low, 0);
         neighbours.set_time(neighbours.now() + Duration::from_millis(10));
-        assert_eq!(mac(&mut neighbours, station.address), None);
-        neighbours.learn(station, false);
-        assert_eq!(mac(&mut neighbours, station.address), Some(station.mac));
+        assert_eq!(mac(&mut neighbours, host.address), None);
+        neighbours.learn(host, false);
+        assert_eq!(mac(&mut neighbours, host.address), Some(host.mac));
         assert!(mac(&mut neighbours, [192, 0, 2, 1]).is_some());
     }
     let known = (0..=255).filter(|low| mac(&mut neighbours, [10, 0, 1, *low]).is_some()).count();

@@ -5,7 +5,7 @@ use cloister_interfaces::net::{Request, TxPage};
 use cloister_interfaces::{ExclusiveMemory, Memory, System};
 
 use super::Transmitter;
-use crate::link::arp::{Arp, Station, UNRESOLVED};
+use crate::link::arp::{Arp, ArpHost, UNRESOLVED};
 use crate::link::neighbours::Route;
 use crate::link::next_hop::{MAX_PARKED, ParkedFrame, Resolution};
 
@@ -35,8 +35,8 @@ impl<S: System, M: Memory> Transmitter<S, M> {
     #[cold]
     fn send_request(&mut self, Route { hop, request_to, .. }: Route) {
         let (Some(mac), Some(own)) = (request_to, self.neighbours.own()) else { return };
-        let from = Station { mac: self.mac, address: own };
-        let request = Arp { is_request: true, from, to: Station { mac: UNRESOLVED, address: hop } };
+        let from = ArpHost { mac: self.mac, address: own };
+        let request = Arp { is_request: true, from, to: ArpHost { mac: UNRESOLVED, address: hop } };
         // To the caller, its own segment stays the last one built.
         let built = self.built;
         self.send(42, |space| space.copy_from_slice(&request.frame(mac)));
