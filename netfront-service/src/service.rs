@@ -282,7 +282,9 @@ impl<S: System, M: Memory> Netfront<S, M> {
                 Ok(Request::Receive { pages }) => receive.take_back(pages),
                 Err(malformed) => Err(RequestViolation::Malformed(malformed)),
             };
-            violation = violation.or(result.err());
+            if let Err(first) = result {
+                violation.get_or_insert(first);
+            }
         });
         self.work_left |= taken == MAX_REQUESTS;
         if close {

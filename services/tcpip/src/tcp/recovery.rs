@@ -156,6 +156,7 @@ impl Recovery {
 
     /// Returns `true` if `segment` only repeats the last acknowledgement. smoltcp does not get it,
     /// because it would count to three and repeat one segment.
+    #[inline]
     pub fn is_duplicate_ack(&self, segment: &Segment) -> bool {
         self.has_data_in_flight()
             && segment.flags.is_plain()
