@@ -166,11 +166,19 @@ mod of_tables {
             capability.slot = 50;
             true
         })) => "the slot is 50; [services.driver] makes it 1";
-        capability_to_another_object: tables(|blob| blob.change::<Capability>(CAPABILITIES, |capability| {
+        /// The capabilities of two mappings are exchanged: each mapping has one at most.
+        capability_to_another_object: tables(|blob| for (from, to) in [(0, u32::MAX), (1, 0), (u32::MAX, 1)] {
+            blob.change::<Capability>(CAPABILITIES, |capability| {
+                let region = capability.kind == cloister_caps::Kind::Region && capability.object == from;
+                capability.object = to;
+                region
+            });
+        }) => "makes it driver.stack";
+        second_capability_to_a_mapping: tables(|blob| blob.change::<Capability>(CAPABILITIES, |capability| {
             let region = capability.kind == cloister_caps::Kind::Region && capability.object == 0;
             capability.object = 1;
             region
-        })) => "makes it driver.stack";
+        })) => "the kernel would refuse them: capability record";
         grant_of_more_pages: tables(|blob| blob.change::<GrantRule>(GRANTS, |grant| {
             grant.count = 3;
             true
