@@ -403,7 +403,7 @@ impl<'a> Tables<'a> {
 
     fn segment_is_valid(&self, segment: &raw::Segment, image: &Range<u64>) -> bool {
         let end = segment.address.checked_add(segment.memory_size);
-        // Without bytes in the image, the address of them has no meaning.
+        // Without bytes in the image, the address of them has no meaning, and names no page.
         let in_image = segment.file_size == 0 || lies_in(image, segment.image_address, segment.file_size);
         // What is mapped from the image must be there as a whole.
         let whole = segment.file_size == segment.memory_size;
@@ -412,6 +412,7 @@ impl<'a> Tables<'a> {
             && segment.flags & (WRITABLE | EXECUTABLE) != WRITABLE | EXECUTABLE
             && segment.address.is_multiple_of(PAGE_SIZE as u64)
             && in_image
+            && segment.image_address.is_multiple_of(PAGE_SIZE as u64)
             && (whole || segment.flags & WRITABLE != 0 && segment.file_size < segment.memory_size)
             && segment.address > 0
             && end.is_some_and(|end| end < LOWER_HALF_END)

@@ -67,8 +67,9 @@ fn segments() {
     assert_eq!(writable(0x800, END - 0x1001, IMAGE.start), None);
     assert_eq!(writable(0x800, END - 0x1000, IMAGE.start), refused);
     assert_eq!(writable(0x800, u64::MAX, IMAGE.start), refused);
-    // One without bytes in the image has no address there.
+    // One without bytes in the image has no address there, and touches no page.
     assert_eq!((writable(0, 0x800, 0), writable(1, 0x800, 0)), (None, refused));
+    assert_eq!((writable(0, 0x800, 0x1000), writable(0, 0x800, 0x1001)), (None, refused));
 }
 
 #[test]

@@ -33,7 +33,7 @@ impl FrameRange {
     pub fn touching(address: u64, length: u64) -> FrameRange {
         let page = PAGE_SIZE as u64;
         let start = address / page;
-        let end = address.saturating_add(length).div_ceil(page);
+        let end = if length == 0 { start } else { address.saturating_add(length).div_ceil(page) };
         FrameRange { start, end: end.max(start) }
     }
 
@@ -47,7 +47,7 @@ impl FrameRange {
 /// Owns adjacent frames that were free.
 ///
 /// # Holding one proves
-/// [`FreeMemory`] has given these frames to the holder, and gives them to nobody else. Only
+/// A [`FreeMemory`] has given these frames to the holder, and gives them to nobody else. Only
 /// [`FreeMemory::take`] and [`FreeMemory::take_aligned`] make one, and there is no copy.
 #[derive(PartialEq, Eq, Debug)]
 pub struct OwnedFrames(FrameRange);
@@ -71,7 +71,8 @@ impl OwnedFrames {
 /// There is no copy of it: two would give the same frames out.
 ///
 /// # Holding one proves
-/// Nothing else uses the frames in it.
+/// It gives out no frame twice. [`free_memory`] makes one of the RAM that nothing else uses; the
+/// boot calls it once, with Xen's map. One made by [`FreeMemory::new`] has what its maker adds.
 #[derive(Debug, Default)]
 pub struct FreeMemory {
     ranges: ArrayVec<FrameRange, MAX_RANGES>,
@@ -260,6 +261,7 @@ mod tests {
     fn partial_pages_are_not_ram() {
         assert_eq!(FrameRange::within(1, 8192), FrameRange { start: 1, end: 2 });
         assert_eq!(FrameRange::touching(1, 8192), FrameRange { start: 0, end: 3 });
+        assert_eq!(FrameRange::touching(1, 0).count(), 0);
         assert_eq!(FrameRange::within(u64::MAX - 1, u64::MAX).count(), 0);
     }
 

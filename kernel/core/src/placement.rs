@@ -56,7 +56,7 @@ impl Placement {
 /// Names the frame of a page of a region.
 ///
 /// # Holding one proves
-/// A region of the policy has the page, so the kernel keeps nothing of its own in it.
+/// A region of the policy has the page. It is not of the kernel's image, nor of its tables.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RegionFrame(Gfn);
 

@@ -89,7 +89,8 @@ impl fmt::Display for PagingError {
 /// Allocates page tables from free memory.
 struct TableAllocator<'a>(&'a mut FreeMemory);
 
-// SAFETY: `FreeMemory` gives each frame once, and only frames of RAM that nothing else uses.
+// SAFETY: `FreeMemory` gives each frame once. The boot makes the only one of the image by
+// `free_memory`, of RAM that nothing else uses.
 unsafe impl FrameAllocator<Size4KiB> for TableAllocator<'_> {
     fn allocate_frame(&mut self) -> Option<PhysFrame> {
         Some(PhysFrame::containing_address(PhysAddr::new(self.0.take(1)?.first().0 * PAGE_SIZE as u64)))

@@ -25,7 +25,7 @@ impl Allocator {
 
     /// Uses the region in `slot`, if the policy gives it to this service alone. Only the first such
     /// region is used.
-    pub fn use_region(&self, kernel: Kernel, slot: Slot) {
+    pub(crate) fn use_region(&self, kernel: Kernel, slot: Slot) {
         if let Some((base, size)) = FoundRegion::ask(kernel, slot).claim_for_heap() {
             // SAFETY: the kernel maps these bytes writable for this service only, no region is made
             // of them, and no second region is claimed.

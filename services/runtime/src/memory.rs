@@ -113,7 +113,8 @@ impl SharedRegion {
     /// Returns `count` words from `offset` on, a multiple of 8, or none if the region does not
     /// contain all of them.
     fn words(&self, offset: usize, count: usize) -> &[AtomicU64] {
-        match self.address(offset, count * 8).filter(|_| offset.is_multiple_of(8)) {
+        let bytes = count.checked_mul(8).filter(|_| offset.is_multiple_of(8));
+        match bytes.and_then(|bytes| self.address(offset, bytes)) {
             // SAFETY: as in `word`: all `count` words lie within the region.
             Some(address) => unsafe { core::slice::from_raw_parts(address as *const AtomicU64, count) },
             None => &[],
@@ -150,7 +151,7 @@ impl Memory for SharedRegion {
     }
 
     fn load_each(&self, offset: usize, size: usize, count: usize, mut take: impl FnMut(Words)) {
-        for from in self.words(offset, size * count).chunks_exact(size) {
+        for from in self.words(offset, size.saturating_mul(count)).chunks_exact(size) {
             let mut words = Words::default();
             for (word, from) in words.iter_mut().zip(from) {
                 *word = from.load(Ordering::Acquire);
@@ -160,7 +161,7 @@ impl Memory for SharedRegion {
     }
 
     fn store_each<T>(&self, offset: usize, size: usize, items: &[T], words: impl Fn(&T) -> Words) {
-        for (target, item) in self.words(offset, size * items.len()).chunks_exact(size).zip(items) {
+        for (target, item) in self.words(offset, size.saturating_mul(items.len())).chunks_exact(size).zip(items) {
             for (word, value) in target.iter().zip(words(item)) {
                 word.store(value, Ordering::Release);
             }

@@ -70,6 +70,11 @@ fn a_message_is_moved_whole_or_not_at_all() {
         region.store_each(offset, size, &[7, 8], encode);
         assert_eq!(each(offset, size, 2), [0; 0], "{offset}");
     }
+    // Sizes whose product does not fit.
+    for (offset, size) in [(0, 1 << 60), (8, 1 << 61), (32, 1 << 62), (32, usize::MAX)] {
+        region.store_each(offset, size, &[7, 8], encode);
+        assert_eq!(each(offset, size, 1 << 3), [0; 0], "{size}");
+    }
     assert_eq!(each(0, 1, 4), [5, 0, 5, 0, 6, 0, 6, 0]);
     region.store_words(32, &[]);
     region.load_words(usize::MAX, &mut []);
