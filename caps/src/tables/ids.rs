@@ -1,6 +1,7 @@
 //! Ids of what the tables describe, and collections that they index.
 //!
-//! An id is made here alone, when [`Tables`](super::Tables) hands it out. Its range is a part of
+//! An id is made here alone, when [`Tables`](super::Tables) hands it out, or taken from a set of
+//! such ids. Its range is a part of
 //! its type, so a collection that it indexes has an entry for each, and looking one up cannot fail.
 
 use core::fmt;

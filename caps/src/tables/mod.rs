@@ -52,7 +52,8 @@ pub enum TableError {
     NotTables,
     /// The layout has this version, not [`VERSION`].
     Version(u32),
-    /// The named section exceeds the tables, or holds more records than the kernel has room for.
+    /// The named section exceeds the tables, holds more records than the kernel has room for, or is
+    /// not UTF-8.
     Section(&'static str),
     /// A record of the named kind, at this index, has a field out of range.
     Record(&'static str, u32),
@@ -66,7 +67,7 @@ impl core::fmt::Display for TableError {
             TableError::Version(found) => {
                 write!(f, "capability tables of version {found}; this kernel reads {VERSION}")
             }
-            TableError::Section(name) => write!(f, "the section of {name} does not fit"),
+            TableError::Section(name) => write!(f, "the section of {name} does not fit, or is not text"),
             TableError::Record(name, index) => write!(f, "{name} record {index} is out of range"),
         }
     }

@@ -32,8 +32,9 @@ pub fn restart(tables: &Tables<'_>, service: ServiceId, mut perform: impl FnMut(
     perform(RestartStep::Load);
 }
 
-/// Returns the regions that are cleared when a service restarts: the writable ones that it alone
-/// maps and that no grant rule names, except kept ones. The policy compiler marks them.
+/// Returns the regions that are cleared when a service restarts: those marked `clear_on_restart`
+/// that it may write. The policy compiler marks what the service alone maps and no grant rule
+/// names, except kept regions.
 fn cleared_at_restart<'t>(tables: &Tables<'t>, service: ServiceId) -> impl Iterator<Item = RegionId> + use<'t> {
     let tables = *tables;
     let written = tables.mappings().iter().filter(move |mapping| {

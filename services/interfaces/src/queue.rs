@@ -87,8 +87,9 @@ pub struct QueueFull;
 /// One end of a queue, as the policy compiler emits it.
 ///
 /// It is plain data, so holding one proves nothing. The bindings make one for each end that the
-/// policy gives the service, with the regions and the slot that the policy says.
-#[derive(Clone, Copy, Debug)]
+/// policy gives the service, with the regions and the slot that the policy says. It is moved into
+/// the one [`Sender`] or [`Receiver`] that is made of it.
+#[derive(Debug)]
 pub struct QueueEnd<M> {
     /// The slot of the capability to notify the other end.
     pub slot: Slot,

@@ -1,7 +1,4 @@
 //! The instructions that access bytes which the compiler must know nothing of.
-//!
-//! Miri cannot interpret assembly. Under Miri, which is never an image, each function does the same
-//! by volatile accesses.
 
 use core::arch::asm;
 
@@ -11,13 +8,6 @@ use core::arch::asm;
 /// # Safety
 /// Both ranges are mapped and do not overlap. If the destination is read-only, the copy faults.
 pub(crate) unsafe fn copy(from: *const u8, to: *mut u8, count: usize) {
-    if cfg!(miri) {
-        for index in 0..count {
-            // SAFETY: the caller guarantees the ranges.
-            unsafe { to.add(index).write_volatile(from.add(index).read_volatile()) }
-        }
-        return;
-    }
     // SAFETY: the caller guarantees the ranges. The direction flag is clear by the ABI.
     unsafe {
         asm!(
@@ -34,16 +24,11 @@ pub(crate) unsafe fn copy(from: *const u8, to: *mut u8, count: usize) {
 }
 
 /// Makes the compiler assume that `count` bytes from `base` on were written, so that they are not
-/// undefined for it. Writes nothing; under Miri, zeros.
+/// undefined for it. Writes nothing.
 ///
 /// # Safety
 /// The bytes are mapped and writable.
 pub(crate) unsafe fn assume_written(base: *mut u8, count: usize) {
-    if cfg!(miri) {
-        // SAFETY: the caller guarantees the bytes.
-        unsafe { base.write_bytes(0, count) }
-        return;
-    }
     // SAFETY: the assembly is a comment.
     unsafe { asm!("/* {} */", in(reg) base, options(nostack, preserves_flags)) }
 }

@@ -1,13 +1,14 @@
 //! The layer between a service's logic and the machine: system calls, mapped memory, heap and
 //! entry.
 //!
-//! Of what ships, only this crate and `kernel/image` contain `unsafe`. The crates of the services
+//! Of our crates in the image, only this one and `kernel/image` contain `unsafe`. The crates of the services
 //! forbid it: they call the kernel only through [`Kernel`], and access shared memory only through
 //! [`SharedRegion`].
 #![cfg_attr(not(test), no_std)]
 
 extern crate alloc;
 
+#[cfg_attr(miri, path = "tests/bytes.rs")] // Miri cannot interpret assembly.
 mod bytes;
 mod call;
 mod heap;

@@ -2,8 +2,9 @@
 //!
 //! - There is no reference into a region that others may write, except to atomics. All other data
 //!   is copied, exactly once per call, by instructions that the compiler cannot see into.
-//! - A region that no one else can write and no other service maps ([`region::EXCLUSIVE`]) is an
-//!   [`OwnedRegion`], never a [`SharedRegion`], and there is only one value for it. Of memory that
+//! - A region that the kernel calls [`region::EXCLUSIVE`], because only this service can write it
+//!   and no other maps it, is an [`OwnedRegion`], never a [`SharedRegion`], and there is only one
+//!   value for it. Of memory that
 //!   can change, only an [`OwnedRegion`] lends references.
 //! - The address and the length of a region come only from the kernel, and every access is checked
 //!   against them.

@@ -115,12 +115,14 @@ fn queue() -> Result<Ends, String> {
 fn between(caller: &Caller) -> Result<Ends, String> {
     const DEPTH: u32 = 64;
     let producer = Words::new(producer_pages(Descriptor::SIZE, DEPTH as usize) * PAGE_SIZE);
-    let end = QueueEnd { slot: caller.slot, bit: 0, depth: DEPTH, producer, consumer: Words::new(PAGE_SIZE) };
-    let mut receiver = Receiver::new(caller.clone(), end.clone());
+    let consumer = Words::new(PAGE_SIZE);
+    let end =
+        || QueueEnd { slot: caller.slot, bit: 0, depth: DEPTH, producer: producer.clone(), consumer: consumer.clone() };
+    let mut receiver = Receiver::new(caller.clone(), end());
     if receiver.pop().is_some() {
         return Err("the queue is not empty".to_owned());
     }
-    Ok((Sender::new(caller.clone(), end), receiver))
+    Ok((Sender::new(caller.clone(), end()), receiver))
 }
 
 /// Sends a descriptor through a queue to a receiver that does not sleep: writes it, publishes it,

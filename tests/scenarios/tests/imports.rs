@@ -2,8 +2,8 @@
 //! be read with those below it alone.
 //!
 //! An import is a path from the code of one file to an item of another, outside of tests, followed
-//! through re-exports to the file that defines the item. Methods are not followed: they come with
-//! their type.
+//! through re-exports to the file that defines the item. Methods are not followed, so that a type
+//! whose `impl` blocks stand in several files may call from each into the others.
 #![forbid(unsafe_code)]
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -277,7 +277,14 @@ fn a_lying_peer_causes_at_most_a_full_queue_or_bounded_work() {
         pair.producer.store(HEAD, lie);
         assert_eq!(pair.receiver.pop_each(100, |_| ()), if lie <= 4 { lie } else { 1 });
         // A new, honest sender continues from there.
-        let mut sender = Sender::<Request, _, _>::new(WakeCounter::default(), pair.receiver.end.clone());
+        let end = QueueEnd {
+            slot: Slot(0),
+            bit: 5,
+            depth: 4,
+            producer: pair.producer.clone(),
+            consumer: pair.consumer.clone(),
+        };
+        let mut sender = Sender::<Request, _, _>::new(WakeCounter::default(), end);
         assert_eq!(sender.send(&message(7)), Ok(()));
         assert_eq!(pair.receiver.pop(), Some(Ok(message(7))));
         assert_eq!(pair.receiver.pop(), None);

@@ -16,7 +16,9 @@ impl<S: System, M: Memory> XenStore<S, M> {
             return self.console.line(format_args!("dropped an answer to no request ({})", header.request));
         };
         if !self.unsent.is_empty() {
-            return self.console.line(format_args!("dropped an answer to a request that is not yet sent"));
+            return self
+                .console
+                .line(format_args!("violation by the daemon: an answer to a request that was not sent yet"));
         }
         self.outstanding = None;
         let result = if header.is(outstanding.kind) {
