@@ -76,8 +76,10 @@ impl OwnedFrames {
 #[derive(Debug, Default)]
 pub struct FreeMemory {
     ranges: ArrayVec<FrameRange, MAX_RANGES>,
-    /// What no region may have: the kernel and its tables.
+    /// What no region of the toolstack's may have: the kernel and its tables.
     kernel: [FrameRange; 2],
+    /// Nor these: all frames that the set had when [`free_memory`] made it.
+    given_out: ArrayVec<FrameRange, MAX_RANGES>,
 }
 
 impl FreeMemory {
@@ -161,10 +163,12 @@ impl FreeMemory {
         Some(OwnedFrames(frames))
     }
 
-    /// Returns `true` if one of the frames belongs to the kernel or its tables.
+    /// Returns `true` if one of the frames belongs to the kernel, its tables, or the RAM that this
+    /// set gives out or has given out.
     #[must_use]
-    pub fn is_kernel(&self, frames: FrameRange) -> bool {
-        self.kernel.iter().any(|kernel| kernel.start < frames.end && frames.start < kernel.end)
+    pub fn is_ours(&self, frames: FrameRange) -> bool {
+        let mut ours = self.kernel.iter().chain(&self.given_out);
+        ours.any(|range| range.start < frames.end && frames.start < range.end)
     }
 
     /// Returns the number of free frames.
@@ -241,6 +245,7 @@ pub fn free_memory(
     if let Some(module) = info.module {
         free.remove(FrameRange::touching(module.address, module.length));
     }
+    free.given_out.clone_from(&free.ranges);
     Ok(free)
 }
 
@@ -367,16 +372,26 @@ mod tests {
         let location = KernelLocation { kernel: (MIB, 0x1_8001), tables: (0x20_0000, 0x1000) };
         let mut free = free_memory(&info, &map, &tables, &location).unwrap();
         let frames = |start, end| FrameRange { start, end };
-        for (of_kernel, range) in [
-            (false, frames(0xFF, 0x100)),
-            (true, frames(0xFF, 0x101)),
-            (true, frames(0x118, 0x119)),
-            (false, frames(0x119, 0x200)),
-            (true, frames(0x119, 0x300)),
-            (false, frames(0x201, 0x600)),
-        ] {
-            assert_eq!(free.is_kernel(range), of_kernel, "{range:?}");
-        }
+        let check = |free: &FreeMemory| {
+            for (is_ours, range) in [
+                (false, frames(0xA0, 0x100)),
+                (true, frames(0xA0, 0x101)),
+                (true, frames(0x118, 0x119)),
+                // RAM that was free at first, before and after it was taken.
+                (true, frames(0x119, 0x11A)),
+                (true, frames(0x9F, 0xA0)),
+                (true, frames(0x4FF, 0x600)),
+                (true, frames(0x200, 0x201)),
+                // The program's, the region's, and the module's.
+                (false, frames(0x300, 0x302)),
+                (false, frames(0x310, 0x311)),
+                (false, frames(0x400, 0x403)),
+                (false, frames(0x500, 0x600)),
+            ] {
+                assert_eq!(free.is_ours(range), is_ours, "{range:?}");
+            }
+        };
+        check(&free);
         let mut is_free = vec![false; 0x600];
         while let Some(Gfn(frame)) = free.take(1).map(|frames| frames.first()) {
             is_free[frame as usize] = true;
@@ -388,6 +403,7 @@ mod tests {
             expected[used].fill(false);
         }
         assert_eq!(is_free, expected);
+        check(&free);
         let none = [entry(0, 4 * MIB, false), entry(MIB, 10, true)];
         assert_eq!(free_memory(&info, &none, &tables, &location).err(), Some(BootError::NoMemory));
     }

@@ -56,7 +56,7 @@ impl Placement {
 /// Names the frame of a page of a region.
 ///
 /// # Holding one proves
-/// A region of the policy has the page. It is not of the kernel's image, nor of its tables.
+/// A region of the policy has the page, so the kernel keeps nothing of its own in it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RegionFrame(Gfn);
 
@@ -99,7 +99,8 @@ pub enum PlacementError {
     ModuleUnaligned,
     /// The machine provides no XenStore page.
     NoXenStore,
-    /// Memory that Xen or the toolstack chose for the region is the kernel's.
+    /// Memory that Xen or the toolstack chose for the region is the kernel's, or RAM that it gives
+    /// out.
     InKernel(RegionId),
 }
 
@@ -111,7 +112,7 @@ impl fmt::Display for PlacementError {
                 "too little memory: {region} needs {needs} adjacent pages, {free} are free; give the guest more memory"
             ),
             PlacementError::ModuleUnaligned => write!(f, "the boot module does not start at a page boundary"),
-            PlacementError::InKernel(region) => write!(f, "{region} lies in the memory of the kernel"),
+            PlacementError::InKernel(region) => write!(f, "{region} lies in the kernel or in memory that it gives out"),
             PlacementError::NoXenStore => write!(f, "the machine gives no XenStore page, and the policy needs one"),
         }
     }
@@ -136,7 +137,7 @@ pub fn place_regions(
             placements[id] = take(id, u64::from(region.amount), MIN_ALIGNED_FIXED, free)?;
         } else if region.kind != RegionKind::Share {
             placements[id] = provided(&region, boot_regions)?;
-            if free.is_kernel(placements[id].frames()) {
+            if free.is_ours(placements[id].frames()) {
                 return Err(PlacementError::InKernel(id));
             }
         }

@@ -2,7 +2,7 @@
 
 use cloister_caps::tables::{Region, RegionKind};
 use cloister_caps::{Gfn, PAGE_SIZE, RegionId};
-use cloister_kernel_core::boot::{MapEntry, StartInfo};
+use cloister_kernel_core::boot::{MapEntry, Module, StartInfo};
 use cloister_kernel_core::memory::{FrameRange, FreeMemory, KernelLocation, free_memory};
 use cloister_kernel_core::placement::{
     BootRegions, MIN_ALIGNED_FIXED, PAGES_PER_LARGE, PlacementError, Placements, place_regions,
@@ -89,7 +89,8 @@ fn a_module_that_begins_within_a_page_is_refused() {
 fn no_region_is_where_the_kernel_is() {
     let tables = tables(&shipped());
     let placed = |module, xenstore| {
-        let (mib, info) = (1 << 20, StartInfo::default());
+        let mib = 1 << 20;
+        let info = StartInfo { module: Some(Module { address: module, length: 0x1001 }), ..StartInfo::default() };
         let map = [MapEntry { address: 0, length: 64 * mib, ram: true }];
         let location = KernelLocation { kernel: (2 * mib, mib), tables: (3 * mib, 0x1000) };
         let mut free = free_memory(&info, &map, &tables, &location).unwrap();
@@ -97,10 +98,15 @@ fn no_region_is_where_the_kernel_is() {
         place_regions(&tables, &mut free, &boot_regions, 100).err()
     };
     let refused = |error| matches!(error, Some(PlacementError::InKernel(_)));
-    assert_eq!(placed(0x1F_E000, Gfn(0x301)), None, "just before, and just after");
-    assert!(refused(placed(0x1F_F000, Gfn(0x301))), "the module ends in the kernel");
-    assert!(refused(placed(0x30_0000, Gfn(0x400))), "the module begins in the tables");
+    let beyond_ram = Gfn(0x4000);
+    assert_eq!(placed(0x1F_E000, beyond_ram), None, "just before the kernel");
+    assert_eq!(placed(0x30_1000, beyond_ram), None, "just after the tables");
+    assert!(refused(placed(0x1F_F000, beyond_ram)), "the module ends in the kernel");
+    assert!(refused(placed(0x30_0000, beyond_ram)), "the module begins in the tables");
+    // The XenStore page, in the kernel and in RAM that is free or a page table's.
     assert!(refused(placed(0x40_0000, Gfn(0x2FF))));
+    assert!(refused(placed(0x40_0000, Gfn(0x3FFF))));
+    assert_eq!(placed(0x40_0000, Gfn(0x401)), None, "in the module: a known weakness (SECURITY.md)");
 }
 
 /// The message is the last line on the console of an image that cannot start.
@@ -113,5 +119,5 @@ fn an_error_says_what_is_missing_and_how_much() {
     assert!(parts.iter().all(|part| text.contains(part)) && needs > free, "{text}");
     assert!(PlacementError::ModuleUnaligned.to_string().contains("page boundary"));
     assert!(PlacementError::NoXenStore.to_string().contains("XenStore"));
-    assert!(PlacementError::InKernel(region).to_string().contains("memory of the kernel"));
+    assert!(PlacementError::InKernel(region).to_string().contains("in the kernel or in memory"));
 }
