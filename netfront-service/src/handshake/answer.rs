@@ -343,7 +343,7 @@ impl Handshake {
                 self.fail("the back end has started over", now);
             }
             (Phase::Up(_), XenbusState::Reconfiguring | XenbusState::Reconfigured) => {
-                self.note("the back end reconfigures; nothing is made of it");
+                self.note("the back end requests reconfiguration, which is not supported; ignored");
             }
             _ => {}
         }
@@ -416,10 +416,10 @@ impl Handshake {
 /// Returns the reason why a node could not be read, for the log.
 fn unreadable(error: StoreError) -> &'static str {
     match error {
-        StoreError::NotFound => "there is none",
+        StoreError::NotFound => "the node does not exist",
         StoreError::Access => "XenStore refuses it",
         StoreError::Policy => "the policy refuses it",
-        StoreError::TooLong => "longer than any that is in form",
+        StoreError::TooLong => "longer than any valid value",
         StoreError::Timeout => "XenStore does not answer",
         StoreError::Again | StoreError::Quota | StoreError::Other => "XenStore fails to read it",
     }

@@ -227,7 +227,6 @@ impl Handshake {
     }
 
     /// Enters a step, and sets its deadline.
-    /// Enters a step, and sets its deadline.
     #[inline(never)] // Called often in the source but rarely at run time: inlining only adds size.
     fn enter(&mut self, phase: Phase, now: Instant) {
         self.step_deadline = phase.time_limit().map(|limit| now + limit);
@@ -333,7 +332,7 @@ impl Handshake {
 
     /// Ends the connection, because the back end no longer takes part although it is connected.
     pub fn stalled(&mut self, now: Instant) {
-        self.fail("the back end sends no frame and says nothing", now);
+        self.fail("the back end has returned no page for 60 s, and reports no error", now);
     }
 
     /// Ends the connection in good order and for good.
@@ -341,7 +340,7 @@ impl Handshake {
         if let Phase::Paused = self.phase {
             return self.enter(Phase::Stopped, now);
         }
-        self.fail("closing, as asked", now);
+        self.fail("closing at tcpip's request", now);
         if let Phase::Closing(closing) = &mut self.phase {
             closing.next = Next::Stop;
         }
@@ -449,7 +448,7 @@ impl Handshake {
                 None => ConnectionStep::CheckFree { waited },
             },
             ConnectionStep::CheckFree { .. } if self.are_pages_mapped() => {
-                self.note("a former back end still holds pages; waiting for them");
+                self.note("an earlier back end still maps pages; waiting until it unmaps them");
                 ConnectionStep::AwaitFree
             }
             // The device may have changed while pages were waited for.

@@ -265,7 +265,7 @@ fn only_held_pages_are_requested_again() {
     let mut walk = Walk::new();
     walk.held = [0, 2, 0];
     walk.run();
-    assert_eq!(walk.logged(), ["a former back end still holds pages; waiting for them"]);
+    assert_eq!(walk.logged(), ["an earlier back end still maps pages; waiting until it unmaps them"]);
     walk.done.clear();
     walk.pass(STILL_MAPPED_POLL);
     walk.run();
@@ -521,7 +521,7 @@ fn a_reconfiguring_back_end_is_waited_for() {
         walk.nodes.push(("vif/7/0/state", Ok(state)));
         walk.handshake.watch_fired(BACKEND_TOKEN, walk.now);
         walk.run();
-        assert_eq!(walk.logged(), ["the back end reconfigures; nothing is made of it"]);
+        assert_eq!(walk.logged(), ["the back end requests reconfiguration, which is not supported; ignored"]);
         assert!(walk.handshake.is_up());
     }
 }

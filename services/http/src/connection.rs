@@ -92,14 +92,14 @@ enum Reports {
     Quiet,
 }
 
-/// A breach of the protocol by tcpip.
+/// A violation of the protocol by tcpip.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Violation {
     /// A message does not decode.
     Malformed(Malformed),
-    /// A connection is accepted under an index that is in use, or that there is not.
+    /// A connection is accepted under an index that is in use, or out of range.
     Accepted,
-    /// A message is about a connection that there is not.
+    /// A message is about an unknown connection.
     Connection,
     /// More bytes are received than the ring holds.
     Received,
@@ -112,7 +112,7 @@ impl fmt::Display for Violation {
         f.write_str(match self {
             Violation::Malformed(malformed) => return malformed.fmt(f),
             Violation::Accepted => "a new connection whose index is not free",
-            Violation::Connection => "a connection that there is not",
+            Violation::Connection => "an unknown connection",
             Violation::Received => "more bytes received than the ring holds",
             Violation::Sent => "more bytes taken than were to be sent",
         })

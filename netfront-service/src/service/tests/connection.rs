@@ -451,7 +451,7 @@ fn the_reason_for_an_unreadable_device_node_is_logged_once() {
     let cases: [(Refuse, &str); 6] = [
         (|action| at_mac(action, StoreError::Access), "mac: XenStore refuses it"),
         (|action| at_mac(action, StoreError::Policy), "mac: the policy refuses it"),
-        (|action| at_mac(action, StoreError::TooLong), "mac: longer than any that is in form"),
+        (|action| at_mac(action, StoreError::TooLong), "mac: longer than any valid value"),
         (|action| at_mac(action, StoreError::Timeout), "mac: XenStore does not answer"),
         (|action| at_mac(action, StoreError::Quota), "mac: XenStore fails to read it"),
         (|action| at_mac(action, StoreError::Other), "mac: XenStore fails to read it"),
