@@ -35,7 +35,7 @@ const NS_PER_BYTE_PRESSED: u64 = 62_500;
 /// may be slow.
 const MAX_UNWATCHED: usize = 256 * 1024;
 /// The time for which received bytes are discarded, so that the peer can read why it was refused.
-const LINGER_TIME: Duration = Duration::from_secs(3);
+const DISCARD_TIME: Duration = Duration::from_secs(3);
 /// The most requests answered on one connection in a pass.
 const MAX_REQUESTS: u32 = 16;
 
@@ -55,8 +55,8 @@ enum State {
     /// It serves requests.
     Open,
     /// The last response was written. Received bytes are discarded.
-    Lingering,
-    /// It is to be ended. The request to tcpip may wait for room in the queue.
+    Discarding,
+    /// tcpip must still be asked to end it. The request may wait for room in the queue.
     Ending(Ending),
     /// tcpip was sent the request to end it, or the peer's end was acknowledged.
     Ended,
@@ -229,7 +229,7 @@ impl Connection {
     }
 
     /// Forgets the connection. Its index is free.
-    pub fn reset(&mut self) {
+    pub fn forget(&mut self) {
         *self = Connection { ready: self.ready, ..Connection::default() };
     }
 
@@ -262,7 +262,7 @@ impl Connection {
     /// may not get its place, because a transfer would be lost.
     #[inline]
     pub fn reclaimable(&self) -> Option<(usize, Instant)> {
-        let refused = matches!(self.state, State::Lingering) && self.is_sent();
+        let refused = matches!(self.state, State::Discarding) && self.is_sent();
         let asking = !refused && (!self.served || self.available > 0);
         let since = self.idle_since().or(refused.then_some(self.last_progress))?;
         Some((if asking { REQUESTING } else { IDLE }, since))
@@ -304,7 +304,7 @@ impl Connection {
 
     /// Returns when the present transfer may be ended for others that wait to connect.
     pub fn reclaimable_at(&self) -> Option<Instant> {
-        let busy = matches!(self.state, State::Open | State::Lingering) && self.is_busy();
+        let busy = matches!(self.state, State::Open | State::Discarding) && self.is_busy();
         busy.then(|| Instant(self.allowance_ends().0.saturating_sub(MAX_BEHIND - MAX_BEHIND_PRESSED)))
     }
 
@@ -406,12 +406,12 @@ impl Connection {
         }
     }
 
-    /// Returns when it is to be ended.
+    /// Returns the time at which the connection is ended.
     #[inline(always)] // Shares half of its work with `reclaimable`.
     pub fn deadline(&self) -> Option<Instant> {
         Some(match self.state {
             State::Free | State::Ending(_) | State::Ended => return None,
-            State::Lingering if self.is_sent() => self.last_progress + LINGER_TIME,
+            State::Discarding if self.is_sent() => self.last_progress + DISCARD_TIME,
             _ if self.is_busy() => self.allowance_ends(),
             _ if self.available > 0 || !self.served => self.last_progress + REQUEST_TIME,
             _ => self.last_progress + IDLE_TIME,
@@ -480,7 +480,7 @@ impl Connection {
 
     fn free(&mut self) {
         if matches!(self.state, State::Ended) && self.closed == Closed::Both {
-            self.reset();
+            self.forget();
         }
     }
 }
