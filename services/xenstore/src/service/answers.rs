@@ -13,7 +13,9 @@ impl<S: System, M: Memory> XenStore<S, M> {
             return self.handle_watch_event(header);
         }
         let Some(outstanding) = self.outstanding.filter(|outstanding| outstanding.request == header.request) else {
-            return self.console.line(format_args!("dropped an answer with an unknown request id ({})", header.request));
+            return self
+                .console
+                .line(format_args!("dropped an answer with an unknown request id ({})", header.request));
         };
         if !self.unsent.is_empty() {
             return self.console.line(format_args!("dropped an answer to a request that is not yet sent"));
@@ -31,7 +33,8 @@ impl<S: System, M: Memory> XenStore<S, M> {
             Job::Greet => self.greeting_answered(result),
             Job::Reset => {
                 if result.is_err() {
-                    self.console.line(format_args!("the daemon did not reset; earlier watches and transactions may remain"));
+                    self.console
+                        .line(format_args!("the daemon did not reset; earlier watches and transactions may remain"));
                 }
                 self.connection = Connection::Up;
             }
