@@ -24,7 +24,7 @@ use crate::segment::Segment;
 use crate::table::{Key, Table};
 use crate::tcp::app_stream::{AppStream, Peer, discard};
 use crate::tcp::buffers::{BufferPlan, MakeBuffer};
-use crate::tcp::connection::{Connection, SILENCE, Stage};
+use crate::tcp::connection::{Connection, SILENCE_LIMIT, Stage};
 use crate::tcp::limits::{CLIENTS, CONNECTIONS_PER_TIME_WAIT, MAX_PORTS};
 use crate::tcp::recovery::Recovery;
 use crate::tcp::time_wait::TimeWait;
@@ -245,7 +245,7 @@ impl Connections {
             // An acknowledgement that may be delayed waits until our next turn
             // ([`AppStream::delays_ack`]), and no longer.
             socket.set_ack_delay(None);
-            socket.set_timeout(Some(SILENCE));
+            socket.set_timeout(Some(SILENCE_LIMIT));
             socket.set_keep_alive(Some(KEEP_ALIVE));
             let mut set = SocketSet::new(Vec::with_capacity(1));
             let handle = set.add(socket);

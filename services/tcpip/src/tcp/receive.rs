@@ -5,7 +5,7 @@ use cloister_interfaces::{Instant, Memory, System};
 use smoltcp::iface::Interface;
 use smoltcp::socket::tcp::State;
 
-use super::connection::{Connection, Verdict};
+use super::connection::{Connection, SegmentAction};
 use super::opening::Opening;
 use crate::link::device::LinkDevice;
 use crate::segment::{Range, Segment};
@@ -42,12 +42,12 @@ impl Connection {
         }
         if !segment.flags.is_plain() && opening.is_none() {
             match self.check_suspect(segment) {
-                Verdict::Take => {}
-                Verdict::Drop => {
+                SegmentAction::Take => {}
+                SegmentAction::Drop => {
                     device.discard_frame();
                     return Received::Dropped;
                 }
-                Verdict::Challenge { seq, ack } => {
+                SegmentAction::Challenge { seq, ack } => {
                     self.challenge(interface, device, seq, ack, now);
                     return Received::Dropped;
                 }

@@ -35,11 +35,11 @@ pub struct Turn {
     /// The time at which it must be served again at the latest.
     pub wake: Option<Instant>,
     /// It only waits in TIME-WAIT, and needs no socket.
-    pub rests: bool,
+    pub can_enter_time_wait: bool,
 }
 
 impl Turn {
-    const NOTHING: Turn = Turn { outcome: Progress::Done, wake: None, rests: false };
+    const NOTHING: Turn = Turn { outcome: Progress::Done, wake: None, can_enter_time_wait: false };
 }
 
 impl Connection {
@@ -68,10 +68,10 @@ impl Connection {
         let repeat = repeat.map(|at| if at > now + QUEUE_RETRY || device.can_send() { at } else { now + QUEUE_RETRY });
         let smoltcp_at = at.filter(|_| outcome != Progress::Again).map(from_smoltcp);
         let wake = Instant::earlier(Instant::earlier(smoltcp_at, until), repeat);
-        let rests = matches!(stage, Stage::Delivered { .. })
+        let can_enter_time_wait = matches!(stage, Stage::Delivered { .. })
             && outcome == Progress::Done
             && at.is_none_or(|at| at > time + IDLE);
-        Turn { outcome, wake, rests }
+        Turn { outcome, wake, can_enter_time_wait }
     }
 
     /// Lets smoltcp build frames while there is something to send, and room. The socket's send
