@@ -18,7 +18,7 @@ use core::time::Duration;
 use arrayvec::ArrayVec;
 use cloister_caps::{DomId, GrantRef};
 use cloister_interfaces::net::Offloads;
-use cloister_interfaces::rules::GrantAllowance;
+use cloister_interfaces::rules::GrantPermission;
 use cloister_interfaces::store::{Action, Value};
 use cloister_interfaces::{Instant, grants};
 
@@ -129,7 +129,7 @@ impl CommandState {
 
 /// The state machine.
 pub struct Handshake {
-    rules: PerArea<GrantAllowance>,
+    rules: PerArea<GrantPermission>,
     /// Received frames may take several slots, be unsplit, and lack their checksums.
     receive_offloads: bool,
     phase: Phase,
@@ -159,7 +159,7 @@ impl Handshake {
     /// Creates the state machine, which has not looked at the device yet. `rules` are those of the
     /// ring pages, the rx-pool and the tx-pool. If `receive_offloads`, the back end may leave
     /// received frames unsplit and without checksums.
-    pub fn new(rules: [GrantAllowance; 3], receive_offloads: bool) -> Self {
+    pub fn new(rules: [GrantPermission; 3], receive_offloads: bool) -> Self {
         Handshake {
             rules: PerArea(rules),
             receive_offloads,

@@ -30,7 +30,7 @@ impl Walk {
 
     /// Creates one with a policy that allows these domains as back end.
     fn allowing(peer_first: u16, peer_last: u16) -> Walk {
-        let rules = [0, 1, 2].map(|rule| GrantAllowance { rule, pages: 4, peer_first, peer_last });
+        let rules = [0, 1, 2].map(|rule| GrantPermission { rule, pages: 4, peer_first, peer_last });
         Walk {
             handshake: Handshake::new(rules, true),
             now: Instant(1_000_000_000),
