@@ -61,7 +61,7 @@ impl Walk {
             if wanted(&command) {
                 return command;
             }
-            self.carry_out(command);
+            self.dispatch(command);
         }
         panic!("no such command: {:?}", self.done);
     }
@@ -70,16 +70,16 @@ impl Walk {
     fn run(&mut self) {
         for _ in 0..400 {
             let Some(command) = self.command() else { return };
-            self.carry_out(command);
+            self.dispatch(command);
         }
         panic!("there is no end of commands");
     }
 
-    fn carry_out(&mut self, command: Command) {
+    fn dispatch(&mut self, command: Command) {
         let Walk { handshake, now, .. } = self;
         match &command {
             Command::Store(action) => {
-                let result = (self.refuse)(&command).map_or_else(|| self.carried_out(action), Err);
+                let result = (self.refuse)(&command).map_or_else(|| self.store_result(action), Err);
                 self.handshake.store_answered(result, self.now);
             }
             Command::Grants(grants::Request::Issue { rule, pages, .. }) => {
@@ -98,7 +98,7 @@ impl Walk {
         self.done.push(command);
     }
 
-    fn carried_out(&self, action: &Action) -> Result<Value, StoreError> {
+    fn store_result(&self, action: &Action) -> Result<Value, StoreError> {
         let Action::Read(path) = action else { return Ok(Value::new()) };
         if let Some((_, found)) = self.nodes.iter().find(|(name, _)| path.ends_with(name)) {
             return found.map(value);
@@ -162,7 +162,7 @@ fn an_unsent_command_is_returned_again() {
             walk.handshake.command_unsent();
             assert_eq!(walk.command().as_ref(), Some(&command));
         }
-        walk.carry_out(command);
+        walk.dispatch(command);
     }
     // It reads the device, and then the back end.
     walk.handshake.watch_fired(DEVICE_TOKEN, walk.now);
@@ -171,7 +171,7 @@ fn an_unsent_command_is_returned_again() {
         assert!(is_read(&command, name), "{command:?}");
         walk.handshake.command_unsent();
         assert_eq!(walk.command().as_ref(), Some(&command));
-        walk.carry_out(command);
+        walk.dispatch(command);
     }
     assert_eq!(walk.command(), None);
 }
@@ -548,7 +548,7 @@ fn an_unrelated_reply_of_the_grant_manager_is_no_answer() {
         walk.handshake.grants_answered(grants::Reply::Refused { rule }, walk.now);
         assert_eq!((walk.handshake.phase.area_to_grant(), walk.logged()), (area, vec![]));
         assert_eq!(walk.command().as_ref(), Some(&command));
-        walk.carry_out(command);
+        walk.dispatch(command);
     }
     walk.run();
     assert!(walk.handshake.is_up());
