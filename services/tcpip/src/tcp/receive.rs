@@ -77,8 +77,8 @@ impl Connection {
         let Some(socket) = self.socket() else { return Received::Dropped };
         let before = (socket.send_queue(), socket.state());
         device.begin_turn(Some(peer_mss));
-        let placed = if device.has_uncopied() { self.ring_position(segment, ring) } else { None };
-        if let Some(position) = placed {
+        let direct = if device.has_uncopied() { self.ring_position(segment, ring) } else { None };
+        if let Some(position) = direct {
             device.copy_to_ring(segment.offset, segment.data, stream_in, ring, position);
         }
         match (&mut self.set, opening) {
@@ -86,8 +86,8 @@ impl Connection {
             (Some(set), Some(opening)) => opening.parse(device, set, now),
             _ => {}
         }
-        if let (Some(_), Some((stream, socket))) = (placed, self.stream_and_socket()) {
-            stream.accept_placed(socket, segment.data);
+        if let (Some(_), Some((stream, socket))) = (direct, self.stream_and_socket()) {
+            stream.accept_direct(socket, segment.data);
         }
         let Some(socket) = self.socket() else { return Received::Dropped };
         let after = (socket.send_queue(), socket.state());
