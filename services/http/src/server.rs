@@ -31,7 +31,7 @@ const REQUEST_TIME_PRESSED: Duration = Duration::from_secs(3);
 const TRANSFER_INTERVAL: Duration = Duration::from_millis(25);
 /// The time between two readings of the date.
 const DATE_INTERVAL: Duration = Duration::from_secs(1);
-/// The most messages handled in a pass.
+/// The largest number of messages handled in a pass.
 const MAX_MESSAGES: u32 = 256;
 
 /// The state of the service.
@@ -74,7 +74,7 @@ pub struct Http<S, M> {
     date: Option<Stamp>,
     /// The time at which to ask the clock for the date again.
     date_due: Instant,
-    /// A `Listen` has to be sent.
+    /// A `Listen` must be sent.
     listen_due: bool,
     /// A [`Violation`] was logged.
     violation_logged: bool,

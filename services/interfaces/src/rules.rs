@@ -197,8 +197,8 @@ pub fn decode_rules<'a, R: Rule<'a>>(blob: &'a [u8]) -> impl Iterator<Item = R> 
 
 /// A grant rule as its client sees it.
 ///
-/// It is plain data, which the bindings fill in. The grant manager and the kernel check each request
-/// against rules of their own.
+/// It is plain data, which the bindings fill in. The grant manager and the kernel check each
+/// request against rules of their own.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct GrantPermission {
     /// The number of the rule in a [`grants::Request`](crate::grants::Request).

@@ -37,14 +37,14 @@ use crate::tcp::transmit::Progress;
 use crate::time::{from_smoltcp, to_smoltcp};
 use notices::PendingNotices;
 
-/// The most messages taken from one queue in a pass.
+/// The largest number of messages taken from one queue in a pass.
 const MAX_MESSAGES: u32 = 256;
-/// The most frames parsed in a pass.
+/// The largest number of frames parsed in a pass.
 const MAX_FRAMES: u32 = 128;
 /// The largest number of connections served in a pass.
 const MAX_SERVED_PER_PASS: usize = 256;
-/// The most frames sent at once for sockets that are no connection's: the fragments of a packet,
-/// and a few more.
+/// The largest number of frames sent at once for sockets that are no connection's: the fragments of
+/// a packet, and a few more.
 const MAX_OTHER_FRAMES: u32 = 16;
 /// The time for which an acknowledgement is delayed for the application's answer, which usually
 /// comes at once and carries it.

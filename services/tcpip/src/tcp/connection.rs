@@ -79,7 +79,7 @@ pub struct Connection {
     pub(super) peer_end: Option<u32>,
     /// The sequence number after our FIN, once both were acknowledged.
     pub(super) our_end: Option<u32>,
-    /// In TIME-WAIT: until when only segments that prove to be the peer's are answered.
+    /// In TIME-WAIT: the time before which only segments that prove to be the peer's are answered.
     pub quiet_until: Instant,
 }
 
@@ -247,7 +247,7 @@ impl Connection {
         *closing
     }
 
-    /// Returns its socket.
+    /// Returns the socket of the connection.
     #[inline]
     pub fn socket(&mut self) -> Option<&mut Socket<'static>> {
         let handle = self.handle;

@@ -8,7 +8,7 @@ use super::connection::{Connection, Stage};
 use crate::link::device::{LinkDevice, QUEUE_RETRY};
 use crate::time::{from_smoltcp, to_smoltcp};
 
-/// The most frames that a connection sends in a turn.
+/// The largest number of frames that a connection sends in a turn.
 const MAX_FRAMES: u32 = 8;
 /// A connection enters TIME-WAIT without its socket only if smoltcp has nothing to do for it for
 /// this long.
@@ -75,8 +75,8 @@ impl Connection {
     }
 
     /// Lets smoltcp build frames while there is something to send, and room. The socket's send
-    /// buffer holds `queued` bytes and has room for `capacity`. Also returns when smoltcp wants to be
-    /// polled again.
+    /// buffer holds `queued` bytes and has room for `capacity`. Also returns when smoltcp wants to
+    /// be polled again.
     #[inline]
     fn send<S: System, M: Memory>(
         &mut self,
