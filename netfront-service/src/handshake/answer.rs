@@ -6,8 +6,8 @@ use cloister_interfaces::store::{StoreError, Value};
 use cloister_interfaces::{Instant, grants};
 
 use super::phase::{
-    Area, Connecting, Connection, ConnectionStep, Device, Features, Grants, Negotiating, NegotiationStep, Next, Offer,
-    Phase, Probe, Publication, PublicationStep, References, Shared, Watches,
+    Area, BackEndConnection, Connecting, ConnectionStep, Device, Features, Grants, Negotiating, NegotiationStep, Next,
+    Offer, Phase, Probe, Publication, PublicationStep, References, Shared, Watches,
 };
 use super::{ABSENT_TIME, Closing, ClosingStep, CommandState, Handshake, MAX_CONFLICTS, MTU, Note, POLL};
 use crate::keys::{self, Backend};
@@ -153,7 +153,7 @@ impl Handshake {
         self.command_state = CommandState::Due;
         let (Phase::Negotiating(Negotiating { device, .. })
         | Phase::Connecting(Connecting { offer: Offer { device, .. }, .. })
-        | Phase::Up(Connection { offer: Offer { device, .. }, .. })) = &self.phase
+        | Phase::Up(BackEndConnection { offer: Offer { device, .. }, .. })) = &self.phase
         else {
             return;
         };
@@ -330,7 +330,7 @@ impl Handshake {
             (Phase::Closing(_), XenbusState::Closing | XenbusState::Closed)
             | (Phase::Negotiating(_), XenbusState::InitWait) => self.advance(now),
             (Phase::Connecting(Connecting { offer, .. }), XenbusState::Connected) => {
-                self.enter(Phase::Up(Connection { offer, since: now }), now);
+                self.enter(Phase::Up(BackEndConnection { offer, since: now }), now);
                 self.logged.clear();
             }
             (Phase::Connecting(_) | Phase::Up(_), XenbusState::Closing | XenbusState::Closed) => {

@@ -24,7 +24,7 @@ use cloister_interfaces::{Instant, grants};
 
 use crate::keys::Backend;
 use crate::ring::Violation;
-pub use phase::Connection;
+pub use phase::BackEndConnection;
 use phase::{
     Area, Closing, ClosingStep, Connecting, ConnectionStep, Grants, Negotiating, NegotiationStep, Next, PerArea, Phase,
     Publication, PublicationStep, Watches,
@@ -179,7 +179,7 @@ impl Handshake {
     }
 
     /// Returns the connection, if there is one.
-    pub fn connection(&self) -> Option<&Connection> {
+    pub fn connection(&self) -> Option<&BackEndConnection> {
         match &self.phase {
             Phase::Up(connection) => Some(connection),
             _ => None,
@@ -301,7 +301,7 @@ impl Handshake {
     /// Returns the back end if it may have seen a state of this front end beyond `Initialising`.
     fn informed_backend(&self) -> Option<Backend> {
         let offer = match &self.phase {
-            Phase::Up(Connection { offer, .. })
+            Phase::Up(BackEndConnection { offer, .. })
             | Phase::Connecting(Connecting { offer, step: ConnectionStep::AwaitConnected }) => offer,
             Phase::Connecting(Connecting { offer, step: ConnectionStep::Connect })
                 if self.command_state.is_under_way() =>
