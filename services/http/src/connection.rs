@@ -388,7 +388,7 @@ impl Connection {
         }
         // If we had requested it, the index is free at once. The next message may be about a new
         // connection with it.
-        self.free();
+        self.forget_if_ended();
     }
 
     /// Closes the connection once everything written is sent.
@@ -467,7 +467,7 @@ impl Connection {
             State::Ending(Ending::Abort) => SocketRequest::Abort { connection },
             State::Ending(_) => return false,
             _ => {
-                self.free();
+                self.forget_if_ended();
                 return !behind && (self.unreported_consumed == 0 || !open);
             }
         };
@@ -475,11 +475,11 @@ impl Connection {
         if sent {
             self.state = State::Ended;
         }
-        self.free();
+        self.forget_if_ended();
         sent
     }
 
-    fn free(&mut self) {
+    fn forget_if_ended(&mut self) {
         if matches!(self.state, State::Ended) && self.closed == Closed::Both {
             self.forget();
         }

@@ -103,8 +103,11 @@ impl<S: System, M: Memory> Http<S, M> {
         let (head, cache) = (Box::new(Head::new()), ResponseCache::new());
         // The site comes last: its index takes the room that is left, and is left out if that is
         // too little.
-        let (site, unknown) = Site::new(caps.site);
-        log_site(&caps.console, &site, unknown);
+        let site = Site::new(caps.site).unwrap_or_else(|| {
+            caps.console.line(format_args!("the module is neither a cpio nor a tar archive"));
+            Site::BuiltIn
+        });
+        log_site(&caps.console, &site);
         let boot = caps.info.read(info::BOOT).map_or(Instant::START, |[boot, _]| Instant(boot));
         Http {
             policy: caps.info.policy_hash(),
@@ -392,11 +395,8 @@ impl<S: System, M: Memory> Http<S, M> {
     }
 }
 
-/// Logs what is served. With `unknown`, the module is no archive.
-fn log_site<S: System>(console: &Console<S>, site: &Site, unknown: bool) {
-    if unknown {
-        console.line(format_args!("the module is neither a cpio nor a tar archive"));
-    }
+/// Logs what is served.
+fn log_site<S: System>(console: &Console<S>, site: &Site) {
     match site {
         Site::BuiltIn => console.line(format_args!("no site: serving the built-in page")),
         Site::Archive(archive) => {
