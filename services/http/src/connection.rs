@@ -23,8 +23,8 @@ use crate::response::{AfterResponse, Context, Sink};
 const REQUEST_TIME: Duration = Duration::from_secs(10);
 /// The time for which a connection may be idle between requests.
 const IDLE_TIME: Duration = Duration::from_secs(15);
-/// The time that a peer may be behind the least rate, in ns. It is measured while a request's body is
-/// due, or a response is not taken.
+/// The time that a peer may be behind the least rate, in ns. It is measured while a request's body
+/// is due, or a response is not taken.
 const MAX_BEHIND: u64 = 30_000_000_000;
 /// The time that a peer may be behind the least rate while others wait to connect, in ns. tcpip
 /// reports what it sends of the archive once a second.

@@ -65,8 +65,8 @@ impl PartialEq for Indexed {
 impl Eq for Indexed {}
 
 impl Site {
-    /// Reads the site in `bytes`: the built-in page if there are none. Returns `None` if they are no
-    /// archive.
+    /// Reads the site in `bytes`: the built-in page if there are none. Returns `None` if they are
+    /// no archive.
     pub fn new(bytes: &'static [u8]) -> Option<Site> {
         match Format::of(bytes) {
             Some(format) => Some(Site::Archive(Archive::new(bytes, format))),

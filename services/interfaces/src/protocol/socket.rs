@@ -28,8 +28,8 @@ impl Interface for Socket {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct ConnectionId(pub u16);
 
-/// The time that a peer may take for each byte that it sends or takes: the least rate is 500 bytes a
-/// second.
+/// The time that a peer may take for each byte that it sends or takes: the least rate is 500 bytes
+/// a second.
 pub const BYTE_TIME: Duration = Duration::from_millis(2);
 /// The same under pressure, while others wait to connect: 16,000 bytes a second.
 pub const BYTE_TIME_PRESSED: Duration = Duration::from_nanos(62_500);
