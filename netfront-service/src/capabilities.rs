@@ -4,7 +4,7 @@ use arrayvec::ArrayVec;
 use cloister_interfaces::capability::{Clock, Console, Port};
 use cloister_interfaces::grants::Grants;
 use cloister_interfaces::net::Net;
-use cloister_interfaces::rules::GrantAllowance;
+use cloister_interfaces::rules::GrantPermission;
 use cloister_interfaces::store::Store;
 use cloister_interfaces::{Client, Server};
 
@@ -26,10 +26,10 @@ pub struct Caps<S, M> {
     pub tx_events: Port<S>,
     /// The event channel for received frames.
     pub rx_events: Port<S>,
-    /// The allowance to grant the ring pages.
-    pub ring_pages: GrantAllowance,
-    /// The allowance to grant the rx-pool, into which frames are received.
-    pub rx_pages: GrantAllowance,
-    /// The allowance to grant the tx-pool, from which frames are sent, for reading only.
-    pub tx_pages: GrantAllowance,
+    /// The permission to grant the ring pages.
+    pub ring_pages: GrantPermission,
+    /// The permission to grant the rx-pool, into which frames are received.
+    pub rx_pages: GrantPermission,
+    /// The permission to grant the tx-pool, from which frames are sent, for reading only.
+    pub tx_pages: GrantPermission,
 }

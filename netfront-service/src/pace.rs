@@ -30,7 +30,7 @@ pub struct Pace {
     score: u16,
     polling: Option<Polling>,
     /// There was work on the rings since the last poll.
-    found: bool,
+    found_work: bool,
 }
 
 /// The state of polling.
@@ -51,7 +51,7 @@ impl Pace {
         now: Option<Instant>,
         clock: impl FnOnce() -> Instant,
     ) -> bool {
-        self.found |= found;
+        self.found_work |= found;
         match (&mut self.polling, now) {
             (None, _) if event => {
                 self.score =
@@ -62,7 +62,7 @@ impl Pace {
                 let now = now.unwrap_or_else(clock);
                 self.polling =
                     Some(Polling { next: now + MIN_INTERVAL, interval: MIN_INTERVAL, until: now + POLLING_TIME });
-                self.found = false;
+                self.found_work = false;
                 true
             }
             (Some(polling), Some(now)) if now >= polling.next => {
@@ -71,7 +71,7 @@ impl Pace {
                     self.score = RETRY_SCORE;
                     return false;
                 }
-                polling.interval = if core::mem::take(&mut self.found) {
+                polling.interval = if core::mem::take(&mut self.found_work) {
                     MIN_INTERVAL
                 } else {
                     (polling.interval * 2).min(MAX_INTERVAL)

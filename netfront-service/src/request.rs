@@ -4,7 +4,7 @@ use core::fmt;
 
 use cloister_interfaces::Malformed;
 
-/// A breach of the protocol by tcpip: the request is dropped.
+/// A violation of the protocol by tcpip: the request is dropped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum RequestViolation {
     /// The message does not decode.

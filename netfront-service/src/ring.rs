@@ -10,7 +10,7 @@ use cloister_caps::xen::netif::TX_SLOTS as SLOTS;
 use cloister_caps::xen::ring::{FIRST_SLOT, REQ_EVENT, REQ_PROD, RSP_EVENT, RSP_PROD};
 use cloister_interfaces::Memory;
 
-/// A breach of the protocol by the back end. It ends the connection.
+/// A violation of the protocol by the back end. It ends the connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Violation {
     /// There are more responses than requests.
@@ -64,9 +64,9 @@ impl Anomaly {
     pub fn text(self) -> &'static str {
         match self {
             Anomaly::NotSent => "the back end did not send a frame",
-            Anomaly::UnknownStatus => "the back end gave a sent frame a status that there is not",
-            Anomaly::BadSlot => "dropped a received frame: an error or no bytes in a slot of it",
-            Anomaly::Length => "dropped a received frame: shorter than its header, or longer than any",
+            Anomaly::UnknownStatus => "the back end gave a sent frame an unknown status",
+            Anomaly::BadSlot => "dropped a received frame: a slot has an error status or no bytes",
+            Anomaly::Length => "dropped a received frame: shorter than its header, or longer than the longest frame",
         }
     }
 }

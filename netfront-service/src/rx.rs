@@ -101,8 +101,8 @@ pub struct Receive<M> {
     /// The pages of its slots so far.
     frame_pages: ArrayVec<u8, MAX_SLOTS>,
     /// One of its slots has an error status, or no bytes.
-    bad: bool,
-    expect: Expect,
+    has_bad_slot: bool,
+    next_kind: Expect,
     /// The number of frames that were dropped in this connection.
     pub dropped: u64,
     /// The anomalies of this connection, one bit each.
@@ -125,8 +125,8 @@ impl<M: Memory> Receive<M> {
             frame: Frame::default(),
             length: 0,
             frame_pages: ArrayVec::new(),
-            bad: false,
-            expect: Expect::Start,
+            has_bad_slot: false,
+            next_kind: Expect::Start,
             dropped: 0,
             anomalies: 0,
         }
@@ -210,7 +210,7 @@ impl<M: Memory> Receive<M> {
     fn begin_frame(&mut self) {
         self.frame.parts.clear();
         self.frame_pages.clear();
-        (self.frame.checked, self.length, self.bad, self.expect) = (false, 0, false, Expect::Start);
+        (self.frame.checked, self.length, self.has_bad_slot, self.next_kind) = (false, 0, false, Expect::Start);
     }
 
     /// Returns the next complete frame, whose pages become tcpip's. The pages of a dropped frame,
@@ -219,22 +219,22 @@ impl<M: Memory> Receive<M> {
     /// # Errors
     /// The back end broke the protocol.
     pub fn next_frame(&mut self) -> Result<Option<&Frame>, Violation> {
-        if self.expect == Expect::Start {
+        if self.next_kind == Expect::Start {
             self.begin_frame();
         }
         while let Some((index, slot)) = self.ring.pop_with_index()? {
             let index = (index % SLOTS) as u16;
             // Every index that can be answered has a posted page.
             let page = self.posted_pages.get(usize::from(index)).copied().ok_or(Violation::Id)?;
-            self.expect = match self.expect {
+            self.next_kind = match self.next_kind {
                 Expect::Extra { more } => {
                     check_extra_info(slot)?;
                     self.release(u16::from(page));
                     if more { Expect::More } else { Expect::Start }
                 }
-                Expect::Start | Expect::More => self.data_slot(index, page, slot)?,
+                Expect::Start | Expect::More => self.take_data_slot(index, page, slot)?,
             };
-            if self.expect == Expect::Start {
+            if self.next_kind == Expect::Start {
                 if self.complete() {
                     return Ok(Some(&self.frame));
                 }
@@ -245,12 +245,12 @@ impl<M: Memory> Receive<M> {
     }
 
     /// Takes a slot with bytes of the frame. Returns the kind of slot that follows it.
-    fn data_slot(&mut self, index: u16, page: u8, slot: u64) -> Result<Expect, Violation> {
+    fn take_data_slot(&mut self, index: u16, page: u8, slot: u64) -> Result<Expect, Violation> {
         let (id, offset, flags, status) = (slot as u16, (slot >> 16) as u16, (slot >> 32) as u16, (slot >> 48) as i16);
         if id != index {
             return Err(Violation::Id);
         }
-        let first = self.expect == Expect::Start;
+        let first = self.next_kind == Expect::Start;
         let allowed = match (self.offloads, first) {
             (false, _) => CHECKED,
             (true, true) => CHECKED | MORE_DATA | EXTRA_INFO,
@@ -269,7 +269,7 @@ impl<M: Memory> Receive<M> {
                 self.length += u32::from(length.get());
                 self.append_part(Part { page: RxPage(u16::from(page)), offset, length });
             }
-            None => self.bad = true,
+            None => self.has_bad_slot = true,
         }
         if first {
             self.frame.checked = self.offloads && flags & CHECKED != 0;
@@ -300,7 +300,7 @@ impl<M: Memory> Receive<M> {
     /// Ends a frame after its last slot. Lends its pages to tcpip and returns `true` if the frame
     /// is good, else drops it.
     fn complete(&mut self) -> bool {
-        let good = !self.bad && (u32::from(MIN_LENGTH)..=MAX_LENGTH).contains(&self.length);
+        let good = !self.has_bad_slot && (u32::from(MIN_LENGTH)..=MAX_LENGTH).contains(&self.length);
         if good {
             // Each slot had bytes, so its page is in a part.
             for part in &self.frame.parts {
@@ -310,7 +310,7 @@ impl<M: Memory> Receive<M> {
             for page in core::mem::take(&mut self.frame_pages) {
                 self.release(u16::from(page));
             }
-            let anomaly = if self.bad { Anomaly::BadSlot } else { Anomaly::Length };
+            let anomaly = if self.has_bad_slot { Anomaly::BadSlot } else { Anomaly::Length };
             self.anomalies |= anomaly as u8;
             self.dropped = self.dropped.saturating_add(1);
         }

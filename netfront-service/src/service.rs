@@ -206,8 +206,9 @@ impl<S: System, M: Memory> Netfront<S, M> {
             Link::Up(_) => {
                 let (sent, received) = (self.transmit.dropped, self.receive.dropped);
                 if (sent, received) != (0, 0) {
-                    self.console
-                        .line(format_args!("lost by this back end: {sent} slots to send, {received} received frames"));
+                    self.console.line(format_args!(
+                        "dropped on this connection: {sent} transmit slots, {received} received frames"
+                    ));
                 }
                 // If tcpip requested the close, it is told when the close is complete.
                 self.close == CloseState::Open

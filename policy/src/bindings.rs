@@ -178,7 +178,7 @@ impl Binder<'_> {
         for (rule, grant) in own.enumerate() {
             let peer = &self.policy.domains.get(&grant.body.peer.value)?.body;
             let value = format!(
-                "cloister_interfaces::rules::GrantAllowance {{ rule: {rule}, pages: {}, peer_first: {}, peer_last: {} }}",
+                "cloister_interfaces::rules::GrantPermission {{ rule: {rule}, pages: {}, peer_first: {}, peer_last: {} }}",
                 grant.body.pages.value, peer.first, peer.last
             );
             fields.push((field(&grant.name.value), value));

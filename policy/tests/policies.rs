@@ -156,7 +156,7 @@ fn bindings_give_each_capability_by_its_name() {
         "        clock: cloister_interfaces::capability::Clock::new(kernel, cloister_caps::Slot(2)),",
         "        events: cloister_interfaces::capability::Port::new(kernel, cloister_caps::Slot(7), 4),",
         "        pool: cloister_runtime::SharedRegion::new(kernel, cloister_caps::Slot(17)),",
-        "        pool_pages: cloister_interfaces::rules::GrantAllowance { rule: 0, pages: 4, peer_first: 0, peer_last: 0 },",
+        "        pool_pages: cloister_interfaces::rules::GrantPermission { rule: 0, pages: 4, peer_first: 0, peer_last: 0 },",
     ] {
         assert!(bindings.lines().any(|found| found == line), "{line}\n{bindings}");
     }

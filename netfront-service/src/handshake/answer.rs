@@ -6,8 +6,8 @@ use cloister_interfaces::store::{StoreError, Value};
 use cloister_interfaces::{Instant, grants};
 
 use super::phase::{
-    Area, Connecting, Connection, ConnectionStep, Device, Features, Grants, Negotiating, NegotiationStep, Next, Offer,
-    Phase, Probe, Publication, PublicationStep, References, Shared, Watches,
+    Area, BackEndConnection, Connecting, ConnectionStep, Device, Features, Grants, Negotiating, NegotiationStep, Next,
+    Offer, Phase, Probe, Publication, PublicationStep, References, Shared, Watches,
 };
 use super::{ABSENT_TIME, Closing, ClosingStep, CommandState, Handshake, MAX_CONFLICTS, MTU, Note, POLL};
 use crate::keys::{self, Backend};
@@ -153,7 +153,7 @@ impl Handshake {
         self.command_state = CommandState::Due;
         let (Phase::Negotiating(Negotiating { device, .. })
         | Phase::Connecting(Connecting { offer: Offer { device, .. }, .. })
-        | Phase::Up(Connection { offer: Offer { device, .. }, .. })) = &self.phase
+        | Phase::Up(BackEndConnection { offer: Offer { device, .. }, .. })) = &self.phase
         else {
             return;
         };
@@ -330,7 +330,7 @@ impl Handshake {
             (Phase::Closing(_), XenbusState::Closing | XenbusState::Closed)
             | (Phase::Negotiating(_), XenbusState::InitWait) => self.advance(now),
             (Phase::Connecting(Connecting { offer, .. }), XenbusState::Connected) => {
-                self.enter(Phase::Up(Connection { offer, since: now }), now);
+                self.enter(Phase::Up(BackEndConnection { offer, since: now }), now);
                 self.logged.clear();
             }
             (Phase::Connecting(_) | Phase::Up(_), XenbusState::Closing | XenbusState::Closed) => {
@@ -343,7 +343,7 @@ impl Handshake {
                 self.fail("the back end has started over", now);
             }
             (Phase::Up(_), XenbusState::Reconfiguring | XenbusState::Reconfigured) => {
-                self.note("the back end reconfigures; nothing is made of it");
+                self.note("the back end requests reconfiguration, which is not supported; ignored");
             }
             _ => {}
         }
@@ -416,10 +416,10 @@ impl Handshake {
 /// Returns the reason why a node could not be read, for the log.
 fn unreadable(error: StoreError) -> &'static str {
     match error {
-        StoreError::NotFound => "there is none",
+        StoreError::NotFound => "the node does not exist",
         StoreError::Access => "XenStore refuses it",
         StoreError::Policy => "the policy refuses it",
-        StoreError::TooLong => "longer than any that is in form",
+        StoreError::TooLong => "longer than any valid value",
         StoreError::Timeout => "XenStore does not answer",
         StoreError::Again | StoreError::Quota | StoreError::Other => "XenStore fails to read it",
     }

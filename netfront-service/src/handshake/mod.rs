@@ -18,13 +18,13 @@ use core::time::Duration;
 use arrayvec::ArrayVec;
 use cloister_caps::{DomId, GrantRef};
 use cloister_interfaces::net::Offloads;
-use cloister_interfaces::rules::GrantAllowance;
+use cloister_interfaces::rules::GrantPermission;
 use cloister_interfaces::store::{Action, Value};
 use cloister_interfaces::{Instant, grants};
 
 use crate::keys::Backend;
 use crate::ring::Violation;
-pub use phase::Connection;
+pub use phase::BackEndConnection;
 use phase::{
     Area, Closing, ClosingStep, Connecting, ConnectionStep, Grants, Negotiating, NegotiationStep, Next, PerArea, Phase,
     Publication, PublicationStep, Watches,
@@ -129,7 +129,7 @@ impl CommandState {
 
 /// The state machine.
 pub struct Handshake {
-    rules: PerArea<GrantAllowance>,
+    rules: PerArea<GrantPermission>,
     /// Received frames may take several slots, be unsplit, and lack their checksums.
     receive_offloads: bool,
     phase: Phase,
@@ -159,7 +159,7 @@ impl Handshake {
     /// Creates the state machine, which has not looked at the device yet. `rules` are those of the
     /// ring pages, the rx-pool and the tx-pool. If `receive_offloads`, the back end may leave
     /// received frames unsplit and without checksums.
-    pub fn new(rules: [GrantAllowance; 3], receive_offloads: bool) -> Self {
+    pub fn new(rules: [GrantPermission; 3], receive_offloads: bool) -> Self {
         Handshake {
             rules: PerArea(rules),
             receive_offloads,
@@ -179,7 +179,7 @@ impl Handshake {
     }
 
     /// Returns the connection, if there is one.
-    pub fn connection(&self) -> Option<&Connection> {
+    pub fn connection(&self) -> Option<&BackEndConnection> {
         match &self.phase {
             Phase::Up(connection) => Some(connection),
             _ => None,
@@ -226,7 +226,6 @@ impl Handshake {
         let _ = (self.logged.try_push(note), self.notes.try_push(note));
     }
 
-    /// Enters a step, and sets its deadline.
     /// Enters a step, and sets its deadline.
     #[inline(never)] // Called often in the source but rarely at run time: inlining only adds size.
     fn enter(&mut self, phase: Phase, now: Instant) {
@@ -302,7 +301,7 @@ impl Handshake {
     /// Returns the back end if it may have seen a state of this front end beyond `Initialising`.
     fn informed_backend(&self) -> Option<Backend> {
         let offer = match &self.phase {
-            Phase::Up(Connection { offer, .. })
+            Phase::Up(BackEndConnection { offer, .. })
             | Phase::Connecting(Connecting { offer, step: ConnectionStep::AwaitConnected }) => offer,
             Phase::Connecting(Connecting { offer, step: ConnectionStep::Connect })
                 if self.command_state.is_under_way() =>
@@ -333,7 +332,7 @@ impl Handshake {
 
     /// Ends the connection, because the back end no longer takes part although it is connected.
     pub fn stalled(&mut self, now: Instant) {
-        self.fail("the back end sends no frame and says nothing", now);
+        self.fail("the back end has returned no page for 60 s, and reports no error", now);
     }
 
     /// Ends the connection in good order and for good.
@@ -341,7 +340,7 @@ impl Handshake {
         if let Phase::Paused = self.phase {
             return self.enter(Phase::Stopped, now);
         }
-        self.fail("closing, as asked", now);
+        self.fail("closing at tcpip's request", now);
         if let Phase::Closing(closing) = &mut self.phase {
             closing.next = Next::Stop;
         }
@@ -449,7 +448,7 @@ impl Handshake {
                 None => ConnectionStep::CheckFree { waited },
             },
             ConnectionStep::CheckFree { .. } if self.are_pages_mapped() => {
-                self.note("a former back end still holds pages; waiting for them");
+                self.note("an earlier back end still maps pages; waiting until it unmaps them");
                 ConnectionStep::AwaitFree
             }
             // The device may have changed while pages were waited for.

@@ -190,13 +190,13 @@ pub(super) struct Shared {
 /// Both ends have written the state `Connected`. All pages of the three areas are granted to the
 /// back end's domain, the ports are open, and the keys that name them are published.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Connection {
+pub struct BackEndConnection {
     pub(super) offer: Offer,
     /// The time at which it was made.
     pub(super) since: Instant,
 }
 
-impl Connection {
+impl BackEndConnection {
     /// Returns the interface's MAC address.
     pub fn mac(&self) -> [u8; 6] {
         self.offer.device.mac
@@ -240,7 +240,7 @@ pub(super) enum Phase {
     /// Grants the areas, opens the ports, and publishes both.
     Connecting(Connecting),
     /// There is a connection.
-    Up(Connection),
+    Up(BackEndConnection),
     /// Ends a connection, as far as it was made.
     Closing(Closing),
     /// Does nothing any more: the connection was closed for good.
@@ -432,7 +432,7 @@ impl Phase {
             },
             Phase::Negotiating(Negotiating { device, step, .. }) => (device.backend, step.node_to_read()?),
             Phase::Connecting(Connecting { offer, step: ConnectionStep::AwaitConnected })
-            | Phase::Up(Connection { offer, .. }) => (offer.device.backend, "state"),
+            | Phase::Up(BackEndConnection { offer, .. }) => (offer.device.backend, "state"),
             Phase::Closing(Closing { step: ClosingStep::AwaitClosing, informed: Some(backend), .. }) => {
                 (*backend, "state")
             }

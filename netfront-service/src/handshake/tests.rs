@@ -30,7 +30,7 @@ impl Walk {
 
     /// Creates one with a policy that allows these domains as back end.
     fn allowing(peer_first: u16, peer_last: u16) -> Walk {
-        let rules = [0, 1, 2].map(|rule| GrantAllowance { rule, pages: 4, peer_first, peer_last });
+        let rules = [0, 1, 2].map(|rule| GrantPermission { rule, pages: 4, peer_first, peer_last });
         Walk {
             handshake: Handshake::new(rules, true),
             now: Instant(1_000_000_000),
@@ -61,7 +61,7 @@ impl Walk {
             if wanted(&command) {
                 return command;
             }
-            self.carry_out(command);
+            self.dispatch(command);
         }
         panic!("no such command: {:?}", self.done);
     }
@@ -70,16 +70,16 @@ impl Walk {
     fn run(&mut self) {
         for _ in 0..400 {
             let Some(command) = self.command() else { return };
-            self.carry_out(command);
+            self.dispatch(command);
         }
         panic!("there is no end of commands");
     }
 
-    fn carry_out(&mut self, command: Command) {
+    fn dispatch(&mut self, command: Command) {
         let Walk { handshake, now, .. } = self;
         match &command {
             Command::Store(action) => {
-                let result = (self.refuse)(&command).map_or_else(|| self.carried_out(action), Err);
+                let result = (self.refuse)(&command).map_or_else(|| self.store_result(action), Err);
                 self.handshake.store_answered(result, self.now);
             }
             Command::Grants(grants::Request::Issue { rule, pages, .. }) => {
@@ -98,7 +98,7 @@ impl Walk {
         self.done.push(command);
     }
 
-    fn carried_out(&self, action: &Action) -> Result<Value, StoreError> {
+    fn store_result(&self, action: &Action) -> Result<Value, StoreError> {
         let Action::Read(path) = action else { return Ok(Value::new()) };
         if let Some((_, found)) = self.nodes.iter().find(|(name, _)| path.ends_with(name)) {
             return found.map(value);
@@ -162,7 +162,7 @@ fn an_unsent_command_is_returned_again() {
             walk.handshake.command_unsent();
             assert_eq!(walk.command().as_ref(), Some(&command));
         }
-        walk.carry_out(command);
+        walk.dispatch(command);
     }
     // It reads the device, and then the back end.
     walk.handshake.watch_fired(DEVICE_TOKEN, walk.now);
@@ -171,7 +171,7 @@ fn an_unsent_command_is_returned_again() {
         assert!(is_read(&command, name), "{command:?}");
         walk.handshake.command_unsent();
         assert_eq!(walk.command().as_ref(), Some(&command));
-        walk.carry_out(command);
+        walk.dispatch(command);
     }
     assert_eq!(walk.command(), None);
 }
@@ -265,7 +265,7 @@ fn only_held_pages_are_requested_again() {
     let mut walk = Walk::new();
     walk.held = [0, 2, 0];
     walk.run();
-    assert_eq!(walk.logged(), ["a former back end still holds pages; waiting for them"]);
+    assert_eq!(walk.logged(), ["an earlier back end still maps pages; waiting until it unmaps them"]);
     walk.done.clear();
     walk.pass(STILL_MAPPED_POLL);
     walk.run();
@@ -521,7 +521,7 @@ fn a_reconfiguring_back_end_is_waited_for() {
         walk.nodes.push(("vif/7/0/state", Ok(state)));
         walk.handshake.watch_fired(BACKEND_TOKEN, walk.now);
         walk.run();
-        assert_eq!(walk.logged(), ["the back end reconfigures; nothing is made of it"]);
+        assert_eq!(walk.logged(), ["the back end requests reconfiguration, which is not supported; ignored"]);
         assert!(walk.handshake.is_up());
     }
 }
@@ -548,7 +548,7 @@ fn an_unrelated_reply_of_the_grant_manager_is_no_answer() {
         walk.handshake.grants_answered(grants::Reply::Refused { rule }, walk.now);
         assert_eq!((walk.handshake.phase.area_to_grant(), walk.logged()), (area, vec![]));
         assert_eq!(walk.command().as_ref(), Some(&command));
-        walk.carry_out(command);
+        walk.dispatch(command);
     }
     walk.run();
     assert!(walk.handshake.is_up());

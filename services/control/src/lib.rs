@@ -82,7 +82,7 @@ enum Feature {
 }
 
 impl Feature {
-    /// Returns its node, and the digit in it: 1 if the domain has the feature.
+    /// Returns the node of the feature, and the digit in it: 1 if the domain has the feature.
     fn node(self) -> (PathLiteral, u8) {
         const POWER_OFF: PathLiteral = PathLiteral::new("control/feature-poweroff");
         const REBOOT: PathLiteral = PathLiteral::new("control/feature-reboot");

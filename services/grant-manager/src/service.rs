@@ -228,14 +228,14 @@ impl<S: System, M: Memory> GrantManager<S, M> {
         match reason {
             Reason::Requested => {
                 if still_mapped > 0 {
-                    let line = format_args!("the peer holds {still_mapped} pages of rule {index}");
+                    let line = format_args!("the peer still maps {still_mapped} pages of rule {index}");
                     self.console.line(line);
                 }
                 self.answer_client(client, Reply::Ended { rule: number, still_mapped });
             }
             Reason::Retry { silent, .. } if still_mapped == 0 => {
                 rule.released = !silent;
-                self.console.line(format_args!("the peer let go of rule {index}"));
+                self.console.line(format_args!("the peer has unmapped all pages of rule {index}"));
             }
             Reason::Undo | Reason::Retry { .. } => {}
         }

@@ -334,7 +334,7 @@ fn still_mapped_pages_are_retried_at_growing_intervals_and_the_client_is_told_wh
     world.kernel.borrow_mut().in_use.extend([(12, 2), (12, 5)]);
     assert_eq!(world.ask(0, Request::End { rule: 1 }), [Reply::Ended { rule: 1, still_mapped: 2 }]);
     assert_eq!(world.granted(12), 2);
-    assert_eq!(world.system.console(), "the peer holds 2 pages of rule 2\n");
+    assert_eq!(world.system.console(), "the peer still maps 2 pages of rule 2\n");
     assert_eq!(world.ask(0, issue(1, 0, 1)), [Reply::Refused { rule: 1 }]);
     let mut pauses = Vec::new();
     let mut now = 1_000_000_000;

@@ -45,7 +45,6 @@ fn trimmed(mut name: &[u8]) -> &[u8] {
 /// A regular file.
 ///
 /// # Holding one proves
-///
 /// If [`Files`] returned it: the header of its entry was valid, and its name and contents lie
 /// inside the archive.
 #[derive(Clone, Copy, Debug)]

@@ -59,7 +59,7 @@ impl ResponseCache {
     /// Keeps the response to a request without a body, if the next one would be the same.
     pub fn keep(&mut self, request: &[u8], second: Option<u64>, head: &str, response: Response) {
         let same = response.discard == 0
-            && response.then != AfterResponse::Linger
+            && response.then != AfterResponse::DiscardAndClose
             && !matches!(response.content, Content::Page(_));
         if !same || self.0.is_empty() {
             return;
@@ -112,7 +112,7 @@ mod tests {
         let mut cache = ResponseCache::new();
         for response in [
             Response { discard: 1, ..RESPONSE },
-            Response { then: AfterResponse::Linger, ..RESPONSE },
+            Response { then: AfterResponse::DiscardAndClose, ..RESPONSE },
             Response { content: Content::Page(Duration::ZERO), ..RESPONSE },
         ] {
             cache.keep(b"GET /a", None, "head", response);

@@ -8,7 +8,9 @@ mod serve;
 use core::fmt;
 use core::time::Duration;
 
-use cloister_interfaces::socket::{ConnectionId, Constant, Layout, Request as SocketRequest, Ring};
+use cloister_interfaces::socket::{
+    BYTE_TIME, BYTE_TIME_PRESSED, ConnectionId, Constant, Layout, Request as SocketRequest, Ring,
+};
 use cloister_interfaces::{Instant, Malformed};
 
 use crate::cache::ResponseCache;
@@ -21,22 +23,22 @@ use crate::response::{AfterResponse, Context, Sink};
 const REQUEST_TIME: Duration = Duration::from_secs(10);
 /// The time for which a connection may be idle between requests.
 const IDLE_TIME: Duration = Duration::from_secs(15);
-/// How far a peer may be behind the least rate, in ns. It is measured while a request's body is
-/// due, or a response is not taken.
+/// The time that a peer may be behind the least rate, in ns. It is measured while a request's body
+/// is due, or a response is not taken.
 const MAX_BEHIND: u64 = 30_000_000_000;
-/// How far a peer may be behind while others wait to connect, in ns. tcpip reports what it
-/// sends of the archive once a second.
+/// The time that a peer may be behind the least rate while others wait to connect, in ns. tcpip
+/// reports what it sends of the archive once a second.
 const MAX_BEHIND_PRESSED: u64 = 2_000_000_000;
-/// The time that a byte takes at the least rate of 500 bytes a second, in ns.
-const NS_PER_BYTE: u64 = 2_000_000;
-/// The same while others wait to connect: 16,000 bytes a second.
-const NS_PER_BYTE_PRESSED: u64 = 62_500;
+/// The time that a byte takes at the least rate, in ns.
+const NS_PER_BYTE: u64 = BYTE_TIME.as_nanos() as u64;
+/// The same while others wait to connect, in ns.
+const NS_PER_BYTE_PRESSED: u64 = BYTE_TIME_PRESSED.as_nanos() as u64;
 /// The largest response whose end tcpip need not report. A larger one is watched, because its peer
 /// may be slow.
 const MAX_UNWATCHED: usize = 256 * 1024;
 /// The time for which received bytes are discarded, so that the peer can read why it was refused.
-const LINGER_TIME: Duration = Duration::from_secs(3);
-/// The most requests answered on one connection in a pass.
+const DISCARD_TIME: Duration = Duration::from_secs(3);
+/// The largest number of requests answered on one connection in a pass.
 const MAX_REQUESTS: u32 = 16;
 
 const _: () = assert!(MAX_HEAD <= 4096 && page::MAX_LENGTH <= 4096, "the smallest out ring holds them");
@@ -55,8 +57,8 @@ enum State {
     /// It serves requests.
     Open,
     /// The last response was written. Received bytes are discarded.
-    Lingering,
-    /// It is to be ended. The request to tcpip may wait for room in the queue.
+    Discarding,
+    /// tcpip must still be asked to end it. The request may wait for room in the queue.
     Ending(Ending),
     /// tcpip was sent the request to end it, or the peer's end was acknowledged.
     Ended,
@@ -68,7 +70,8 @@ enum Ending {
     Abort,
 }
 
-/// How much of a connection tcpip has reported as closed. The order is that in which it happens.
+/// The part of a connection that tcpip has reported as closed. The parts are in the order in which
+/// they close.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 enum Closed {
     /// Nothing.
@@ -92,14 +95,14 @@ enum Reports {
     Quiet,
 }
 
-/// A breach of the protocol by tcpip.
+/// A violation of the protocol by tcpip.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Violation {
     /// A message does not decode.
     Malformed(Malformed),
-    /// A connection is accepted under an index that is in use, or that there is not.
+    /// A connection is accepted under an index that is in use, or out of range.
     Accepted,
-    /// A message is about a connection that there is not.
+    /// A message is about an unknown connection.
     Connection,
     /// More bytes are received than the ring holds.
     Received,
@@ -112,9 +115,9 @@ impl fmt::Display for Violation {
         f.write_str(match self {
             Violation::Malformed(malformed) => return malformed.fmt(f),
             Violation::Accepted => "a new connection whose index is not free",
-            Violation::Connection => "a connection that there is not",
+            Violation::Connection => "an unknown connection",
             Violation::Received => "more bytes received than the ring holds",
-            Violation::Sent => "more bytes taken than were to be sent",
+            Violation::Sent => "more bytes taken than there were to send",
         })
     }
 }
@@ -149,7 +152,7 @@ pub struct Connection {
     state: State,
     /// It is in the list of ready connections.
     ready: bool,
-    /// How much of it tcpip has reported as closed.
+    /// The part of it that tcpip has reported as closed.
     closed: Closed,
     /// What happens to it after the present response.
     after_response: AfterResponse,
@@ -174,7 +177,7 @@ pub struct Connection {
     constant_start: Option<u32>,
     /// What tcpip reports of the response.
     reports: Reports,
-    /// The number of bytes of a request's body that are to be discarded.
+    /// The number of bytes of a request's body that must still be discarded.
     body_left: u64,
     /// The request with that body, if it is answered after the body.
     sink: Option<Sink>,
@@ -182,8 +185,8 @@ pub struct Connection {
     remaining: Remaining,
     /// The time at which it last made progress.
     last_progress: Instant,
-    /// How much longer its peer may be behind the least rate. Each byte adds the time that it takes
-    /// at that rate, up to [`MAX_BEHIND`]. A new request or response adds nothing.
+    /// The time that its peer may still be behind the least rate. Each byte adds the time that it
+    /// takes at that rate, up to [`MAX_BEHIND`]. A new request or response adds nothing.
     allowance: SlowAllowance,
     /// Its timer has expired since it was last served.
     timer_expired: bool,
@@ -191,7 +194,7 @@ pub struct Connection {
     pub list: Option<(usize, Instant)>,
 }
 
-/// How much longer a peer may be slow.
+/// The time that a peer may still be slow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum SlowAllowance {
     /// Nothing is due from the peer, so the time stands still. This much is left, in ns.
@@ -229,16 +232,16 @@ impl Connection {
     }
 
     /// Forgets the connection. Its index is free.
-    pub fn reset(&mut self) {
+    pub fn forget(&mut self) {
         *self = Connection { ready: self.ready, ..Connection::default() };
     }
 
-    /// Marks it as ready. Returns `true` if it was not.
+    /// Marks the connection as ready. Returns `true` if it was not.
     pub fn set_ready(&mut self) -> bool {
         !core::mem::replace(&mut self.ready, true)
     }
 
-    /// Marks it as not ready, after it was served.
+    /// Marks the connection as not ready, after it was served.
     pub fn clear_ready(&mut self) {
         self.ready = false;
     }
@@ -262,7 +265,7 @@ impl Connection {
     /// may not get its place, because a transfer would be lost.
     #[inline]
     pub fn reclaimable(&self) -> Option<(usize, Instant)> {
-        let refused = matches!(self.state, State::Lingering) && self.is_sent();
+        let refused = matches!(self.state, State::Discarding) && self.is_sent();
         let asking = !refused && (!self.served || self.available > 0);
         let since = self.idle_since().or(refused.then_some(self.last_progress))?;
         Some((if asking { REQUESTING } else { IDLE }, since))
@@ -304,11 +307,11 @@ impl Connection {
 
     /// Returns when the present transfer may be ended for others that wait to connect.
     pub fn reclaimable_at(&self) -> Option<Instant> {
-        let busy = matches!(self.state, State::Open | State::Lingering) && self.is_busy();
+        let busy = matches!(self.state, State::Open | State::Discarding) && self.is_busy();
         busy.then(|| Instant(self.allowance_ends().0.saturating_sub(MAX_BEHIND - MAX_BEHIND_PRESSED)))
     }
 
-    /// Ends it for others that wait to connect.
+    /// Ends the connection for others that wait to connect.
     pub fn end_for_others(&mut self) {
         // A closed connection keeps its place until the peer answers, which a peer that was refused
         // may never do.
@@ -328,7 +331,6 @@ impl Connection {
     /// Records `length` received bytes.
     ///
     /// # Errors
-    ///
     /// They are more than the ring holds.
     pub fn on_received(&mut self, length: u32, ring: Ring, now: Instant) -> Result<(), Violation> {
         let standing = u64::from(self.available) + u64::from(self.unreported_consumed) + u64::from(length);
@@ -348,7 +350,6 @@ impl Connection {
     /// Records that tcpip took `length` bytes of the ring, and `constant` bytes of the archive.
     ///
     /// # Errors
-    ///
     /// They are more than there were.
     pub fn on_sent(&mut self, length: u32, constant: u32, now: Instant) -> Result<(), Violation> {
         let announced = if self.constant_start.is_some() { 0 } else { self.constant };
@@ -387,15 +388,15 @@ impl Connection {
         }
         // If we had requested it, the index is free at once. The next message may be about a new
         // connection with it.
-        self.free();
+        self.forget_if_ended();
     }
 
-    /// Ends it once everything written is sent.
+    /// Closes the connection once everything written is sent.
     pub fn close(&mut self) {
         self.end(Ending::Close);
     }
 
-    /// Ends it at once.
+    /// Aborts the connection.
     pub fn abort(&mut self) {
         self.end(Ending::Abort);
     }
@@ -406,12 +407,12 @@ impl Connection {
         }
     }
 
-    /// Returns when it is to be ended.
+    /// Returns the time at which the connection is ended.
     #[inline(always)] // Shares half of its work with `reclaimable`.
     pub fn deadline(&self) -> Option<Instant> {
         Some(match self.state {
             State::Free | State::Ending(_) | State::Ended => return None,
-            State::Lingering if self.is_sent() => self.last_progress + LINGER_TIME,
+            State::Discarding if self.is_sent() => self.last_progress + DISCARD_TIME,
             _ if self.is_busy() => self.allowance_ends(),
             _ if self.available > 0 || !self.served => self.last_progress + REQUEST_TIME,
             _ => self.last_progress + IDLE_TIME,
@@ -466,7 +467,7 @@ impl Connection {
             State::Ending(Ending::Abort) => SocketRequest::Abort { connection },
             State::Ending(_) => return false,
             _ => {
-                self.free();
+                self.forget_if_ended();
                 return !behind && (self.unreported_consumed == 0 || !open);
             }
         };
@@ -474,13 +475,13 @@ impl Connection {
         if sent {
             self.state = State::Ended;
         }
-        self.free();
+        self.forget_if_ended();
         sent
     }
 
-    fn free(&mut self) {
+    fn forget_if_ended(&mut self) {
         if matches!(self.state, State::Ended) && self.closed == Closed::Both {
-            self.reset();
+            self.forget();
         }
     }
 }

@@ -25,7 +25,7 @@ impl Stamp {
         Stamp { seconds, text }
     }
 
-    /// Changes it to the date at `seconds`.
+    /// Sets the date at `seconds`.
     pub fn set(&mut self, seconds: u64) {
         if self.seconds != seconds {
             *self = Stamp::new(seconds);

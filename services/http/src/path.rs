@@ -8,7 +8,6 @@ pub const MAX_LENGTH: usize = 1024;
 /// A path without a leading slash.
 ///
 /// # Holding one proves
-///
 /// No component is empty, `.` or `..`, and none contains a NUL or a slash. So it cannot name
 /// anything outside the site.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -27,7 +26,6 @@ impl Path {
     /// skipped.
     ///
     /// # Errors
-    ///
     /// It cannot name anything in the site.
     pub fn parse(target: &str) -> Result<Path, BadPath> {
         let target = strip_authority(target).ok_or(BadPath)?;
@@ -65,7 +63,6 @@ impl Path {
     /// Returns the path with `suffix` appended.
     ///
     /// # Errors
-    ///
     /// It would be too long.
     pub fn with(&self, suffix: &[u8]) -> Result<Path, BadPath> {
         let mut path = self.clone();

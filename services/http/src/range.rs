@@ -9,7 +9,6 @@ pub enum Range {
     /// A part of the file.
     ///
     /// # Holding one proves
-    ///
     /// If [`parse`] returned it: `first` is not above `last`, and `last` is inside the file.
     Part {
         /// The first byte.

@@ -5,7 +5,7 @@ use core::mem::MaybeUninit;
 
 use httparse::{Error, Status as Parsed};
 
-/// The most header fields of a request.
+/// The largest number of header fields of a request.
 const MAX_HEADERS: usize = 48;
 
 /// The method of a request.
@@ -44,7 +44,6 @@ pub enum Version {
 /// The head of a request.
 ///
 /// # Holding one proves
-///
 /// If [`parse`] returned it: the head is complete and well-formed, its lengths do not contradict
 /// each other, and it has the one `Host` that HTTP/1.1 requires.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -73,7 +72,6 @@ pub struct Request<'a> {
 /// complete.
 ///
 /// # Errors
-///
 /// The status code to refuse it with. Nothing that follows on the connection can be understood.
 pub fn parse(bytes: &[u8]) -> Result<Option<(Request<'_>, usize)>, u16> {
     // Not initialised, because filling the array would cost half as much as parsing.

@@ -40,7 +40,7 @@ pub enum AfterResponse {
     Close,
     /// It is closed. The peer may still be sending, and its bytes are discarded for a while before,
     /// because a reset would reach it before the response.
-    Linger,
+    DiscardAndClose,
 }
 
 impl AfterResponse {
@@ -49,7 +49,7 @@ impl AfterResponse {
         match (close, sending) {
             (false, _) => AfterResponse::KeepOpen,
             (true, false) => AfterResponse::Close,
-            (true, true) => AfterResponse::Linger,
+            (true, true) => AfterResponse::DiscardAndClose,
         }
     }
 
@@ -153,7 +153,7 @@ pub fn refuse(status: u16, date: Option<&str>, head: &mut Head) -> Response {
         &Plan::status(status),
         HeadOptions { no_body: false, close: true, version: Version::Http11, date },
     );
-    Response { content: Content::Nothing, then: AfterResponse::Linger, discard: 0 }
+    Response { content: Content::Nothing, then: AfterResponse::DiscardAndClose, discard: 0 }
 }
 
 fn plan<'a>(request: &Request<'a>, context: &Context<'_>) -> Plan<'a> {

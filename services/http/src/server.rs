@@ -29,9 +29,9 @@ const IDLE_TIME_PRESSED: Duration = Duration::from_millis(50);
 const REQUEST_TIME_PRESSED: Duration = Duration::from_secs(3);
 /// The shortest time between two transfers that are ended for others.
 const TRANSFER_INTERVAL: Duration = Duration::from_millis(25);
-/// How often the clock is asked for the date.
-const SECOND: Duration = Duration::from_secs(1);
-/// The most messages handled in a pass.
+/// The time between two readings of the date.
+const DATE_INTERVAL: Duration = Duration::from_secs(1);
+/// The largest number of messages handled in a pass.
 const MAX_MESSAGES: u32 = 256;
 
 /// The state of the service.
@@ -74,7 +74,7 @@ pub struct Http<S, M> {
     date: Option<Stamp>,
     /// The time at which to ask the clock for the date again.
     date_due: Instant,
-    /// A `Listen` has to be sent.
+    /// A `Listen` must be sent.
     listen_due: bool,
     /// A [`Violation`] was logged.
     violation_logged: bool,
@@ -103,8 +103,11 @@ impl<S: System, M: Memory> Http<S, M> {
         let (head, cache) = (Box::new(Head::new()), ResponseCache::new());
         // The site comes last: its index takes the room that is left, and is left out if that is
         // too little.
-        let (site, unknown) = Site::new(caps.site);
-        log_site(&caps.console, &site, unknown);
+        let site = Site::new(caps.site).unwrap_or_else(|| {
+            caps.console.line(format_args!("the module is neither a cpio nor a tar archive"));
+            Site::BuiltIn
+        });
+        log_site(&caps.console, &site);
         let boot = caps.info.read(info::BOOT).map_or(Instant::START, |[boot, _]| Instant(boot));
         Http {
             policy: caps.info.policy_hash(),
@@ -143,7 +146,7 @@ impl<S: System, M: Memory> Http<S, M> {
         let pressed = self.connections_needed > 0;
         match reply {
             Reply::Network { address: [0, 0, 0, 0], constant } => {
-                self.reset_all();
+                self.forget_all();
                 self.shared_archive = if constant == self.site_bytes.len() as u64 { self.site_bytes } else { &[] };
             }
             Reply::Network { address: [a, b, c, d], .. } => {
@@ -191,11 +194,11 @@ impl<S: System, M: Memory> Http<S, M> {
 
     /// Forgets every connection, as tcpip has.
     #[cold]
-    fn reset_all(&mut self) {
+    fn forget_all(&mut self) {
         (self.idle_to_end, self.connections_needed) = (0, 0);
         for index in 0..self.connections.len() as u16 {
             if self.connections.get(usize::from(index)).is_some_and(Connection::in_use) {
-                self.change(index, Connection::reset);
+                self.change(index, Connection::forget);
                 self.reclaimable.remove(index);
             }
         }
@@ -328,7 +331,7 @@ impl<S: System, M: Memory> Http<S, M> {
             Some(nanoseconds) => {
                 date.set(nanoseconds / 1_000_000_000);
                 // At the start of the next second.
-                self.date_due = now + (SECOND - Duration::from_nanos(nanoseconds % 1_000_000_000));
+                self.date_due = now + (DATE_INTERVAL - Duration::from_nanos(nanoseconds % 1_000_000_000));
             }
             None => self.date = None,
         }
@@ -375,7 +378,7 @@ impl<S: System, M: Memory> Http<S, M> {
             let sent = connection.send_requests(index, |ask| requests.push(&ask).is_ok());
             self.ending = self.ending + usize::from(connection.is_ending()) - usize::from(was);
             connection.update_allowance(now);
-            file(connection, index, &mut self.reclaimable, &mut self.timers);
+            update_list_and_timer(connection, index, &mut self.reclaimable, &mut self.timers);
             more |= again;
             if again || !sent {
                 // It stays ready.
@@ -392,11 +395,8 @@ impl<S: System, M: Memory> Http<S, M> {
     }
 }
 
-/// Logs what is served. With `unknown`, the module is no archive.
-fn log_site<S: System>(console: &Console<S>, site: &Site, unknown: bool) {
-    if unknown {
-        console.line(format_args!("the module is neither a cpio nor a tar archive"));
-    }
+/// Logs what is served.
+fn log_site<S: System>(console: &Console<S>, site: &Site) {
     match site {
         Site::BuiltIn => console.line(format_args!("no site: serving the built-in page")),
         Site::Archive(archive) => {
@@ -408,7 +408,7 @@ fn log_site<S: System>(console: &Console<S>, site: &Site, unknown: bool) {
 
 /// Puts a connection that was served in its list, and sets its timer.
 #[inline]
-fn file(connection: &mut Connection, index: u16, reclaimable: &mut Lists<2>, timers: &mut Timers) {
+fn update_list_and_timer(connection: &mut Connection, index: u16, reclaimable: &mut Lists<2>, timers: &mut Timers) {
     let (deadline, listed) = (connection.deadline(), connection.reclaimable());
     match listed {
         Some((list, _)) if listed != connection.list => reclaimable.move_to_back(index, list),

@@ -65,11 +65,12 @@ impl PartialEq for Indexed {
 impl Eq for Indexed {}
 
 impl Site {
-    /// Reads the site in `bytes`. Also returns `true` if there are bytes that are no archive.
-    pub fn new(bytes: &'static [u8]) -> (Site, bool) {
+    /// Reads the site in `bytes`: the built-in page if there are none. Returns `None` if they are
+    /// no archive.
+    pub fn new(bytes: &'static [u8]) -> Option<Site> {
         match Format::of(bytes) {
-            Some(format) => (Site::Archive(Archive::new(bytes, format)), false),
-            None => (Site::BuiltIn, !bytes.is_empty()),
+            Some(format) => Some(Site::Archive(Archive::new(bytes, format))),
+            None => bytes.is_empty().then_some(Site::BuiltIn),
         }
     }
 
@@ -147,7 +148,7 @@ pub(crate) mod tests {
 
     /// Returns a site of these files.
     pub(crate) fn site(files: &[(&str, &[u8])]) -> Site {
-        Site::new(cpio(files).leak()).0
+        Site::new(cpio(files).leak()).expect("an archive")
     }
 
     fn look(site: &Site, target: &str) -> String {
@@ -194,10 +195,9 @@ pub(crate) mod tests {
 
     #[test]
     fn without_an_archive_there_is_one_page() {
-        let (site, unknown) = Site::new(b"");
-        assert!(!unknown);
+        let site = Site::new(b"").expect("the built-in page");
         assert_eq!((look(&site, "/"), look(&site, "/index.html")), ("page".into(), "page".into()));
         assert_eq!(look(&site, "/favicon.ico"), "nothing");
-        assert!(Site::new(b"\x1f\x8b compressed").1);
+        assert!(Site::new(b"\x1f\x8b compressed").is_none());
     }
 }

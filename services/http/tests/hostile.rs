@@ -31,7 +31,7 @@ struct Bench {
     stream_in: SharedMemory,
     stream_out: SharedMemory,
     nanoseconds: u64,
-    asked: Vec<Request>,
+    requests: Vec<Request>,
 }
 
 impl Bench {
@@ -54,7 +54,7 @@ impl Bench {
             site,
         });
         let service = Box::new(service);
-        Bench { system, service, tcpip, stream_in, stream_out, nanoseconds: 1 << 30, asked: Vec::new() }
+        Bench { system, service, tcpip, stream_in, stream_out, nanoseconds: 1 << 30, requests: Vec::new() }
     }
 
     fn run(&mut self) {
@@ -63,13 +63,13 @@ impl Bench {
         let _ = self.system.take_calls();
     }
 
-    fn hear(&mut self) {
+    fn take_requests(&mut self) {
         while let Some(request) = self.tcpip.requests.pop() {
-            self.asked.push(request.expect("http's messages decode"));
+            self.requests.push(request.expect("http's messages decode"));
         }
     }
 
-    fn say(&mut self, reply: Reply) {
+    fn send_reply(&mut self, reply: Reply) {
         let _ = self.tcpip.replies.send(&reply);
     }
 }
@@ -86,13 +86,13 @@ fn a_request_in_the_in_ring_is_answered_in_the_out_ring() {
     bench.run();
     let text = b"GET / HTTP/1.0\r\n\r\n";
     bench.stream_in.write(RING_IN, text);
-    bench.say(accepted(CONNECTION));
-    bench.say(Reply::Received { connection: CONNECTION, length: text.len() as u32, sent: 0, constant: 0 });
+    bench.send_reply(accepted(CONNECTION));
+    bench.send_reply(Reply::Received { connection: CONNECTION, length: text.len() as u32, sent: 0, constant: 0 });
     bench.run();
-    bench.hear();
-    let [Request::Listen { port: 80 }, Request::Send { consumed, length, .. }, rest @ ..] = bench.asked.as_slice()
+    bench.take_requests();
+    let [Request::Listen { port: 80 }, Request::Send { consumed, length, .. }, rest @ ..] = bench.requests.as_slice()
     else {
-        panic!("{:?}", bench.asked);
+        panic!("{:?}", bench.requests);
     };
     assert_eq!((*consumed as usize, rest), (text.len(), &[Request::Close { connection: CONNECTION }][..]));
     let response = String::from_utf8(bench.stream_out.bytes(RING_OUT, *length as usize)).unwrap();
@@ -109,15 +109,15 @@ fn is_the_file(offset: u32, length: u32) -> bool {
 fn a_file_is_sent_by_reference_if_tcpip_has_the_archive_and_copied_otherwise() {
     for (constant, named) in [(archive().len() as u64, true), (archive().len() as u64 + 1, false), (0, false)] {
         let mut bench = Bench::with_site(16, archive());
-        bench.say(Reply::Network { address: [0; 4], constant });
+        bench.send_reply(Reply::Network { address: [0; 4], constant });
         bench.run();
         let text = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
         bench.stream_in.write(RING_IN, text);
-        bench.say(accepted(CONNECTION));
-        bench.say(Reply::Received { connection: CONNECTION, length: text.len() as u32, sent: 0, constant: 0 });
+        bench.send_reply(accepted(CONNECTION));
+        bench.send_reply(Reply::Received { connection: CONNECTION, length: text.len() as u32, sent: 0, constant: 0 });
         bench.run();
-        bench.hear();
-        let sent = bench.asked.iter().find_map(|request| match request {
+        bench.take_requests();
+        let sent = bench.requests.iter().find_map(|request| match request {
             Request::Send { length, constant, quiet, .. } => Some((*length, *constant, *quiet)),
             _ => None,
         });
@@ -132,56 +132,56 @@ fn a_file_is_sent_by_reference_if_tcpip_has_the_archive_and_copied_otherwise() {
 #[test]
 fn a_network_that_goes_down_voids_all_connections() {
     let mut bench = Bench::new(16);
-    bench.say(accepted(CONNECTION));
+    bench.send_reply(accepted(CONNECTION));
     bench.run();
-    bench.say(Reply::Network { address: [0; 4], constant: 0 });
+    bench.send_reply(Reply::Network { address: [0; 4], constant: 0 });
     bench.run();
-    bench.say(accepted(CONNECTION));
+    bench.send_reply(accepted(CONNECTION));
     bench.run();
-    bench.hear();
-    assert_eq!(bench.asked, [Request::Listen { port: 80 }, Request::Listen { port: 80 }]);
+    bench.take_requests();
+    assert_eq!(bench.requests, [Request::Listen { port: 80 }, Request::Listen { port: 80 }]);
     assert!(!bench.system.console().contains("violation"), "{}", bench.system.console());
 }
 
 #[test]
 fn an_index_can_be_used_again_at_once() {
     let mut bench = Bench::new(16);
-    bench.say(accepted(CONNECTION));
+    bench.send_reply(accepted(CONNECTION));
     bench.run();
     bench.nanoseconds += 3_600_000_000_000;
     bench.run();
-    bench.hear();
-    assert_eq!(bench.asked.last(), Some(&Request::Close { connection: CONNECTION }));
-    bench.say(Reply::Closed { connection: CONNECTION });
-    bench.say(accepted(CONNECTION));
+    bench.take_requests();
+    assert_eq!(bench.requests.last(), Some(&Request::Close { connection: CONNECTION }));
+    bench.send_reply(Reply::Closed { connection: CONNECTION });
+    bench.send_reply(accepted(CONNECTION));
     let text = b"GET / HTTP/1.0\r\n\r\n";
     bench.stream_in.write(RING_IN, text);
-    bench.say(Reply::Received { connection: CONNECTION, length: text.len() as u32, sent: 0, constant: 0 });
+    bench.send_reply(Reply::Received { connection: CONNECTION, length: text.len() as u32, sent: 0, constant: 0 });
     bench.run();
-    bench.hear();
-    assert!(bench.asked.iter().any(|asked| matches!(asked, Request::Send { .. })), "{:?}", bench.asked);
+    bench.take_requests();
+    assert!(bench.requests.iter().any(|request| matches!(request, Request::Send { .. })), "{:?}", bench.requests);
     assert!(!bench.system.console().contains("violation"), "{}", bench.system.console());
 }
 
 #[test]
 fn an_impossible_message_is_logged_once_and_ends_the_connection() {
     let mut bench = Bench::new(16);
-    bench.say(accepted(CONNECTION));
-    bench.say(Reply::Received { connection: CONNECTION, length: RING_IN as u32 + 1, sent: 0, constant: 0 });
-    bench.say(Reply::Sent { connection: ConnectionId(3), length: 1, constant: 0 });
-    bench.say(accepted(ConnectionId(500)));
+    bench.send_reply(accepted(CONNECTION));
+    bench.send_reply(Reply::Received { connection: CONNECTION, length: RING_IN as u32 + 1, sent: 0, constant: 0 });
+    bench.send_reply(Reply::Sent { connection: ConnectionId(3), length: 1, constant: 0 });
+    bench.send_reply(accepted(ConnectionId(500)));
     bench.run();
-    bench.hear();
-    assert!(bench.asked.contains(&Request::Abort { connection: CONNECTION }));
+    bench.take_requests();
+    assert!(bench.requests.contains(&Request::Abort { connection: CONNECTION }));
     let line = "violation by tcpip: more bytes received than the ring holds (logged once)\n";
     assert_eq!(bench.system.console().matches(line).count(), 1);
 }
 
 #[derive(Clone, Debug)]
 enum Act {
-    Say(Reply),
+    SendReply(Reply),
     Bytes(u16, Vec<u8>),
-    Hear,
+    TakeRequests,
     Time(u64),
 }
 
@@ -189,7 +189,7 @@ fn act() -> impl Strategy<Value = Act> {
     let connection = || prop_oneof![9 => 0u16..4, 1 => 0u16..512].prop_map(ConnectionId);
     let length = || prop_oneof![9 => 0u32..600, 1 => any::<u32>()];
     let seldom = || prop_oneof![3 => Just(0), 1 => length()];
-    let say = prop_oneof![
+    let reply = prop_oneof![
         3 => connection().prop_map(accepted),
         6 => (connection(), length(), seldom(), seldom()).prop_map(|(connection, length, sent, constant)| {
             Reply::Received { connection, length, sent, constant }
@@ -209,9 +209,9 @@ fn act() -> impl Strategy<Value = Act> {
         prop::collection::vec(any::<u8>(), 0..100),
     ];
     prop_oneof![
-        8 => say.prop_map(Act::Say),
+        8 => reply.prop_map(Act::SendReply),
         4 => (0u16..4, text).prop_map(|(ring, bytes)| Act::Bytes(ring, bytes)),
-        2 => Just(Act::Hear),
+        2 => Just(Act::TakeRequests),
         1 => (0u64..40_000_000_000).prop_map(Act::Time),
     ]
 }
@@ -226,14 +226,14 @@ proptest! {
         let mut bench = Bench::with_site(if deep { 64 } else { 2 }, archive());
         for act in acts {
             match act {
-                Act::Say(reply) => bench.say(reply),
+                Act::SendReply(reply) => bench.send_reply(reply),
                 Act::Bytes(ring, bytes) => bench.stream_in.write(usize::from(ring) * RING_IN, &bytes),
-                Act::Hear => bench.hear(),
+                Act::TakeRequests => bench.take_requests(),
                 Act::Time(nanoseconds) => bench.nanoseconds += nanoseconds,
             }
             bench.run();
         }
-        for request in &bench.asked {
+        for request in &bench.requests {
             if let Request::Send { length, constant, .. } = request {
                 prop_assert!(*length as usize <= RING_OUT);
                 let named = constant.is_none_or(|part| is_the_file(part.offset, part.length));

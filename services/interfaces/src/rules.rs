@@ -197,10 +197,10 @@ pub fn decode_rules<'a, R: Rule<'a>>(blob: &'a [u8]) -> impl Iterator<Item = R> 
 
 /// A grant rule as its client sees it.
 ///
-/// It is plain data, which the bindings fill in. The grant manager and the kernel check each request
-/// against rules of their own.
+/// It is plain data, which the bindings fill in. The grant manager and the kernel check each
+/// request against rules of their own.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct GrantAllowance {
+pub struct GrantPermission {
     /// The number of the rule in a [`grants::Request`](crate::grants::Request).
     pub rule: u8,
     /// The number of pages that the rule covers.
@@ -211,7 +211,7 @@ pub struct GrantAllowance {
     pub peer_last: u16,
 }
 
-impl GrantAllowance {
+impl GrantPermission {
     /// Returns `true` if the rule allows this peer, so that the client need not request what would
     /// be refused.
     #[must_use]
@@ -251,9 +251,9 @@ mod tests {
     }
 
     #[test]
-    fn an_allowance_knows_its_peers() {
+    fn a_permission_knows_its_peers() {
         let allowed = |peer_first, peer_last| {
-            let granted = GrantAllowance { rule: 0, pages: 1, peer_first, peer_last };
+            let granted = GrantPermission { rule: 0, pages: 1, peer_first, peer_last };
             (0..8).filter(|id| granted.allows(DomId(*id))).collect::<Vec<_>>()
         };
         assert_eq!((allowed(0, 0), allowed(2, 4), allowed(4, 2)), (vec![0], vec![2, 3, 4], vec![]));

@@ -63,7 +63,8 @@ impl BitOr for Notifications {
 /// }
 ///
 /// let system = Recorder::new();
-/// let (console, clock) = (Console::new(system.clone(), Slot(0)), Clock::new(system.clone(), Slot(1)));
+/// let console = Console::new(system.clone(), Slot(0));
+/// let clock = Clock::new(system.clone(), Slot(1));
 /// let mut minutes = Minutes { console, clock, next: Instant::START };
 /// minutes.notified(Notifications::ALL);
 /// assert_eq!(system.console(), "a minute has passed\n");

@@ -53,7 +53,6 @@ impl<S: System, M: Memory> Quiesce<S, M> {
     /// Handles requests.
     ///
     /// # Errors
-    ///
     /// A request did not decode. The others were handled.
     pub fn drain(&mut self) -> Result<(), Malformed> {
         let mut result = Ok(());

@@ -61,7 +61,6 @@ impl TcpFlags {
 /// The headers of a received TCP segment to our address.
 ///
 /// # Holding one proves
-///
 /// If [`crate::link::frame::classify`] returned it: the fixed parts of the IPv4 and TCP headers are
 /// inside the frame, the segment is no fragment, and it is to our address. It does not prove that
 /// the segment is honest, nor that the lengths agree.
@@ -93,7 +92,6 @@ pub type Range = (u32, u32);
 /// A segment that smoltcp built to be sent.
 ///
 /// # Holding one proves
-///
 /// If [`crate::link::segmentation::outgoing`] returned it: the frame that smoltcp built holds the
 /// headers of a TCP segment, and these are their fields.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -37,18 +37,19 @@ use crate::tcp::transmit::Progress;
 use crate::time::{from_smoltcp, to_smoltcp};
 use notices::PendingNotices;
 
-/// The most messages taken from one queue in a pass.
+/// The largest number of messages taken from one queue in a pass.
 const MAX_MESSAGES: u32 = 256;
-/// The most frames parsed in a pass.
+/// The largest number of frames parsed in a pass.
 const MAX_FRAMES: u32 = 128;
-/// The most connections served in a pass.
-const MAX_CONNECTIONS: usize = 256;
-/// The most frames sent at once for sockets that are no connection's: the fragments of a packet,
-/// and a few more.
+/// The largest number of connections served in a pass.
+const MAX_SERVED_PER_PASS: usize = 256;
+/// The largest number of frames sent at once for sockets that are no connection's: the fragments of
+/// a packet, and a few more.
 const MAX_OTHER_FRAMES: u32 = 16;
 /// The time for which an acknowledgement is delayed for the application's answer, which usually
 /// comes at once and carries it.
 const ACK_DELAY: Duration = Duration::from_millis(10);
+
 /// The state of the service.
 pub struct Stack<S, M: Memory> {
     console: Console<S>,
@@ -203,7 +204,7 @@ impl<S: System, M: Memory> Stack<S, M> {
             }
             match self.device.next_frame(mac, own) {
                 None => return false,
-                Some(FrameKind::Segment(segment)) => self.segment(&segment, now),
+                Some(FrameKind::Segment(segment)) => self.handle_segment(&segment, now),
                 Some(FrameKind::Arp) => self.device.handle_arp(own.map(|own| own.address().octets())),
                 Some(_) => {
                     self.parse(now);
@@ -223,7 +224,7 @@ impl<S: System, M: Memory> Stack<S, M> {
     }
 
     /// Passes a segment to its connection.
-    fn segment(&mut self, segment: &Segment, now: Instant) {
+    fn handle_segment(&mut self, segment: &Segment, now: Instant) {
         let Some((id, opening)) = self.connection_of(segment, now) else { return };
         let ring = self.connections.layout().ring_in(id);
         let (Some(interface), Some(connection)) = (&mut self.interface, self.connections.get(id)) else { return };
@@ -292,7 +293,7 @@ impl<S: System, M: Memory> Stack<S, M> {
     fn serve_connections(&mut self, now: Instant) -> bool {
         self.connections.mark_expired(now);
         let mut blocked = 0;
-        for _ in 0..self.connections.ready_count().min(MAX_CONNECTIONS) {
+        for _ in 0..self.connections.ready_count().min(MAX_SERVED_PER_PASS) {
             let Some(id) = self.connections.next_ready() else { break };
             match self.serve(id, now) {
                 Progress::Done => {}
@@ -365,7 +366,7 @@ impl<S: System, M: Memory> Stack<S, M> {
         if let Some(at) = turn.wake {
             self.connections.set_timer(id, at);
         }
-        if turn.rests {
+        if turn.can_enter_time_wait {
             self.connections.enter_time_wait(id, now);
         }
         turn.outcome
@@ -375,7 +376,7 @@ impl<S: System, M: Memory> Stack<S, M> {
         self.device.flush();
         for (server, notices) in self.clients.iter_mut().zip(&mut self.notices) {
             server.requests.release();
-            if core::mem::take(&mut notices.wake) {
+            if core::mem::take(&mut notices.must_notify) {
                 server.replies.flush();
             } else {
                 server.replies.publish();

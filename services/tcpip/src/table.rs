@@ -34,8 +34,8 @@ impl Table {
     /// Creates an empty table for indices below `count`. `random` makes its hash function secret.
     pub fn new(count: usize, random: u64) -> Self {
         let chains = count.next_power_of_two();
-        // Multiplying by a random odd number and keeping the highest bits is a universal hash function
-        // (Dietzfelbinger and others, 1997).
+        // Multiplying by a random odd number and keeping the highest bits is a universal hash
+        // function (Dietzfelbinger and others, 1997).
         let mut table = Table { chains: Vec::new(), entries: Vec::new(), factor: random | 1 };
         table.chains.resize(chains, END);
         table.entries.resize(count, (END, Key(0)));

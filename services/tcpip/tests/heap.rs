@@ -105,7 +105,7 @@ fn worst(command_line: &'static str, stream_in: usize, stream_out: usize) -> (us
         bench.pass(seconds * 1000);
     }
     bench.frame(&arp(1, GATEWAY, OURS));
-    bench.told.clear();
+    bench.replies.clear();
     (most.max(HEAP.peak_usage()) - before, grown)
 }
 

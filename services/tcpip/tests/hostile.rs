@@ -434,7 +434,7 @@ fn segment() -> impl Strategy<Value = Segment> {
 }
 
 impl Segment {
-    /// Returns its frame. `last` is what the service sent and acknowledged last.
+    /// Returns the frame of the segment. `last` is what the service sent and acknowledged last.
     fn frame(&self, last: Option<(u32, u32)>) -> Vec<u8> {
         let (acknowledged, sequence) = last.unwrap_or((0, 100));
         let mut bytes = vec![0; 20];

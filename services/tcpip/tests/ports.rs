@@ -43,7 +43,7 @@ fn take(bench: &mut Bench, count: usize) {
         bench.run();
     }
     assert!(!listens(bench, PORT), "it gave its own up");
-    bench.told.clear();
+    bench.replies.clear();
 }
 
 #[test]
@@ -53,7 +53,7 @@ fn a_restarted_application_gets_its_own_port() {
         take(&mut bench, count);
         listen(&mut bench.application, PORT);
         bench.run();
-        assert_eq!(bench.told, [UP], "after {count} ports");
+        assert_eq!(bench.replies, [UP], "after {count} ports");
         assert!(listens(&mut bench, PORT), "after {count} ports");
         assert!(bench.open(GATEWAY, 5001, 9).is_some());
         assert_eq!(bench.accepted().len(), 1);
@@ -65,8 +65,9 @@ fn an_application_keeps_its_last_ports_and_one_too_many_is_logged() {
     for count in 0..20 {
         let mut bench = bench();
         take(&mut bench, count);
-        let heard: Vec<usize> = (0..count).filter(|index| listens(&mut bench, MANY.start + *index as u16)).collect();
-        assert_eq!(heard, (count.saturating_sub(8)..count).collect::<Vec<_>>());
+        let listening: Vec<usize> =
+            (0..count).filter(|index| listens(&mut bench, MANY.start + *index as u16)).collect();
+        assert_eq!(listening, (count.saturating_sub(8)..count).collect::<Vec<_>>());
         let logged = bench.system.console().matches("its oldest is closed").count();
         assert_eq!(logged, usize::from(count > 8), "once, after {count} ports");
     }
@@ -80,8 +81,9 @@ fn an_application_cannot_use_up_the_ports_of_another() {
         listen(&mut bench.second, port);
     }
     bench.run();
-    let told: Vec<Reply> = std::iter::from_fn(|| bench.second.replies.pop()).map(|reply| reply.expect("one")).collect();
-    assert_eq!(told, [DOWN, UP]);
+    let replies: Vec<Reply> =
+        std::iter::from_fn(|| bench.second.replies.pop()).map(|reply| reply.expect("one")).collect();
+    assert_eq!(replies, [DOWN, UP]);
     assert!(listens(&mut bench, PORT));
     bench.open(GATEWAY, 5001, 9);
     assert!(bench.accepted().is_empty(), "it is the second's");
@@ -90,6 +92,6 @@ fn an_application_cannot_use_up_the_ports_of_another() {
     assert_eq!(bench.system.console().matches("a port that is 0 or taken").count(), 1);
     listen(&mut bench.second, PORT);
     bench.run();
-    assert!(!listens(&mut bench, PORT), "it started anew");
+    assert!(!listens(&mut bench, PORT), "it restarted");
     assert!(listens(&mut bench, MANY.start + 49), "which is nothing to the first");
 }

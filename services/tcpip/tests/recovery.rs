@@ -52,15 +52,15 @@ fn draw(state: &mut u64, below: u64) -> u64 {
 /// The properties of a path.
 #[derive(Clone, Copy, Debug)]
 struct Path {
-    /// How many of a million packets with data are lost.
+    /// The number of lost packets in a million packets with data.
     data: u64,
-    /// How many of a million acknowledgements are lost.
+    /// The number of lost ones in a million acknowledgements.
     acks: u64,
     /// The number of bytes of a packet, which is lost as a whole.
     packet: u32,
-    /// The most bytes that the stack has in flight.
+    /// The largest number of bytes that the stack has in flight.
     window: u32,
-    /// How many of a million packets arrive later than the next few.
+    /// The number of packets in a million that arrive later than the next few.
     late: u64,
     /// The peer sends SACK.
     selective: bool,

@@ -1,4 +1,4 @@
-//! The XenStore wire protocol (Xen `io/xs_wire.h`): headers, requests and the names of errors.
+//! The wire format of XenStore (Xen `io/xs_wire.h`): headers, requests and the names of errors.
 
 use arrayvec::ArrayVec;
 use cloister_caps::xen::xs_wire;

@@ -207,6 +207,18 @@ fn files(folder: &Path, found: &mut Vec<PathBuf>) {
 }
 
 #[test]
+fn each_interface_opens_with_its_row_of_the_table_of_threats() {
+    let root = root();
+    let security = read(&root.join("SECURITY.md"));
+    for interface in ["control", "grants", "net", "socket", "store"] {
+        let start = format!("| `{interface}` ");
+        let row = security.lines().find_map(|line| line.strip_prefix(&start)).expect("a row");
+        let source = read(&root.join(format!("services/interfaces/src/protocol/{interface}.rs")));
+        assert!(source.contains(&format!("//! {row}\n")), "protocol/{interface}.rs has another row");
+    }
+}
+
+#[test]
 fn the_picture_is_of_the_policy_that_ships() {
     let policy = read(&root().join("policy/default.toml"));
     let policy = cloister_policy::parse("default", &policy).unwrap_or_else(|report| panic!("{report}"));

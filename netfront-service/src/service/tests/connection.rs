@@ -193,7 +193,7 @@ fn pages_that_an_earlier_back_end_still_maps_are_waited_for() {
     world.pass(2_000);
     world.pass(60_000);
     assert_eq!(world.replies(), [Reply::Down]);
-    assert!(world.system.console().contains("still holds pages"));
+    assert!(world.system.console().contains("still maps pages"));
     assert_eq!(world.rings.bytes(100, 12), b"still mapped");
     world.grants.release(0);
     world.settle();
@@ -451,7 +451,7 @@ fn the_reason_for_an_unreadable_device_node_is_logged_once() {
     let cases: [(Refuse, &str); 6] = [
         (|action| at_mac(action, StoreError::Access), "mac: XenStore refuses it"),
         (|action| at_mac(action, StoreError::Policy), "mac: the policy refuses it"),
-        (|action| at_mac(action, StoreError::TooLong), "mac: longer than any that is in form"),
+        (|action| at_mac(action, StoreError::TooLong), "mac: longer than any valid value"),
         (|action| at_mac(action, StoreError::Timeout), "mac: XenStore does not answer"),
         (|action| at_mac(action, StoreError::Quota), "mac: XenStore fails to read it"),
         (|action| at_mac(action, StoreError::Other), "mac: XenStore fails to read it"),
@@ -528,14 +528,14 @@ fn held_pages_are_requested_again() {
     world.back.set_state(&mut world.daemon, "6");
     world.settle();
     world.pass(2_000);
-    assert!(world.system.console().contains("still holds pages"));
+    assert!(world.system.console().contains("still maps pages"));
     world.pass(30_000);
     world.grants.held.clear();
     world.pass(20_000);
     assert_eq!(world.replies(), [Reply::Down], "not again and again");
     world.pass(280_000);
     assert_eq!(world.replies(), [UP]);
-    assert_eq!(world.system.console().matches("still holds pages").count(), 1);
+    assert_eq!(world.system.console().matches("still maps pages").count(), 1);
 }
 
 #[test]

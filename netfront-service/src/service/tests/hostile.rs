@@ -1,4 +1,4 @@
-//! Breaches of the protocol by a back end, or by tcpip.
+//! Violations of the protocol by a back end, or by tcpip.
 
 use cloister_sim::netback::{Frame, Violation};
 use proptest::prelude::*;
@@ -156,16 +156,16 @@ fn anomalies_of_a_back_end_are_logged_once() {
     world.settle();
     for text in [
         "the back end did not send a frame",
-        "gave a sent frame a status that there is not",
-        "an error or no bytes in a slot of it",
-        "shorter than its header, or longer than any",
+        "gave a sent frame an unknown status",
+        "a slot has an error status or no bytes",
+        "shorter than its header, or longer than the longest frame",
     ] {
         assert_eq!(world.system.console().matches(text).count(), 1, "{text}: {}", world.system.console());
     }
     assert_eq!(world.replies().len(), 6, "the frames to send come back");
     world.back.set_state(&mut world.daemon, "6");
     world.settle();
-    let lost = "lost by this back end: 3 slots to send, 5 received frames";
+    let lost = "dropped on this connection: 3 transmit slots, 5 received frames";
     assert!(world.system.console().contains(lost), "{}", world.system.console());
 }
 

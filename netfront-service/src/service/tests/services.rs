@@ -54,8 +54,8 @@ fn ports_that_an_earlier_run_left_open_are_closed_and_opened() {
     port_calls(&world);
     world.settle();
     assert_eq!(world.replies(), [UP]);
-    let anew = |slot| [(slot, Operation::PortOpen), (slot, Operation::PortClose), (slot, Operation::PortOpen)];
-    assert_eq!(port_calls(&world), [anew(TX_PORT), anew(RX_PORT)].concat());
+    let opened_again = |slot| [(slot, Operation::PortOpen), (slot, Operation::PortClose), (slot, Operation::PortOpen)];
+    assert_eq!(port_calls(&world), [opened_again(TX_PORT), opened_again(RX_PORT)].concat());
 }
 
 #[test]

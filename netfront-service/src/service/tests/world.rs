@@ -12,7 +12,7 @@ use cloister_caps::{Operation, PAGE_SIZE, Slot, Status};
 use cloister_interfaces::capability::{Clock, Console, Port};
 use cloister_interfaces::grants::Grants;
 use cloister_interfaces::net::{Net, Offload, Offloads, Reply, Request, RxPage, RxRun, TxPage};
-use cloister_interfaces::rules::GrantAllowance;
+use cloister_interfaces::rules::GrantPermission;
 use cloister_interfaces::store::Store;
 use cloister_interfaces::{Client, Instant, Memory, Notifications, PageRun, Service};
 use cloister_netfront::{Caps, service};
@@ -71,8 +71,8 @@ pub fn return_pages(page: RxPage, count: u16) -> Request {
     Request::Receive { pages: RxRun(PageRun::new(page.0, count).expect("a run of pages")) }
 }
 
-fn granted(rule: u8, pages: u16) -> GrantAllowance {
-    GrantAllowance { rule, pages, peer_first: 0, peer_last: 3 }
+fn granted(rule: u8, pages: u16) -> GrantPermission {
+    GrantPermission { rule, pages, peer_first: 0, peer_last: 3 }
 }
 
 pub struct World {

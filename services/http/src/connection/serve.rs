@@ -20,7 +20,7 @@ impl Connection {
                 }
             }
             State::Open if self.is_response_done() => self.close(),
-            State::Lingering if self.is_sent() => self.close(),
+            State::Discarding if self.is_sent() => self.close(),
             _ => self.abort(),
         }
     }
@@ -28,7 +28,7 @@ impl Connection {
     /// Serves requests, as far as the rings allow. Returns `true` if more could be done at once.
     pub fn pump<M: Memory>(&mut self, index: usize, workspace: &mut Workspace<'_, M>) -> bool {
         for _ in 0..MAX_REQUESTS {
-            if matches!(self.state, State::Lingering) {
+            if matches!(self.state, State::Discarding) {
                 self.consume(u64::MAX);
                 if self.closed != Closed::Nothing {
                     self.close();
@@ -66,8 +66,8 @@ impl Connection {
     /// Ends the connection after its last response.
     fn finish(&mut self, now: Instant) {
         self.last_progress = now;
-        if self.after_response == AfterResponse::Linger && self.closed == Closed::Nothing {
-            self.state = State::Lingering;
+        if self.after_response == AfterResponse::DiscardAndClose && self.closed == Closed::Nothing {
+            self.state = State::Discarding;
         } else {
             self.close();
         }

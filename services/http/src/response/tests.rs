@@ -119,7 +119,7 @@ fn refusals() {
     assert!(get(&site, "/", "Transfer-Encoding: chunked\r\n").then.ends());
     assert!(get(&site, "/", "Content-Length: 4\r\nExpect: 100-continue\r\n").then.ends());
     let refusal = refuse(431, None, &mut Head::new());
-    assert!(refusal.then == AfterResponse::Linger);
+    assert!(refusal.then == AfterResponse::DiscardAndClose);
     assert!(answer(&site, "GET / HTTP/1.0\r\n\r\n").then == AfterResponse::Close);
 }
 

@@ -1,8 +1,8 @@
 //! `control`: an orderly shutdown. The control service is the client, tcpip the server.
 //!
-//! | who may be hostile | what it can do | what it must not | fuzz targets |
+//! | who is hostile | what it can do | what it must not | target |
 //! |---|---|---|---|
-//! | control or tcpip | say anything | end the domain without the toolstack's word; keep it from ending | `control-control`, `tcpip-control` |
+//! | control or tcpip | send any message | end the domain without the toolstack's command; keep it from ending | `control-control`, `tcpip-control` |
 
 use crate::message::{Defect, Message, Reader, Writer};
 use crate::queue::Interface;

@@ -1,8 +1,8 @@
 //! `grants`: granting pages. A driver is the client, the grant manager the server.
 //!
-//! | who may be hostile | what it can do | what it must not | fuzz targets |
+//! | who is hostile | what it can do | what it must not | target |
 //! |---|---|---|---|
-//! | a driver or the grant manager | ask or answer anything | have a page granted that its rules do not give; touch another client's grants | `grant-manager-grants`, `netfront-grants` |
+//! | a driver or the grant manager | send any request or reply | have a page granted that its rules do not give; touch another client's grants | `grant-manager-grants`, `netfront-grants` |
 
 use cloister_caps::{DomId, GrantRef};
 

@@ -4,9 +4,9 @@
 //! payload. A frame longer than a page lies in adjacent pages of the pool, so that one message
 //! describes it.
 //!
-//! | who may be hostile | what it can do | what it must not | fuzz targets |
+//! | who is hostile | what it can do | what it must not | target |
 //! |---|---|---|---|
-//! | a compromised tcpip or netfront | say anything, rewrite its queue pages | send from or receive into pages that are not its own; stop the other | `netfront-net`, `tcpip-net` |
+//! | a compromised tcpip or netfront | send any message, rewrite its queue pages | send from or receive into pages that are not its own; stop the other | `netfront-net`, `tcpip-net` |
 
 use core::num::NonZeroU16;
 

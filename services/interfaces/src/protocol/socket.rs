@@ -3,9 +3,11 @@
 //! The bytes of the streams are in two shared regions, in one ring per connection and direction.
 //! The application writes `stream-out`, tcpip writes `stream-in`.
 //!
-//! | who may be hostile | what it can do | what it must not | fuzz targets |
+//! | who is hostile | what it can do | what it must not | target |
 //! |---|---|---|---|
-//! | an application or tcpip | say anything; rewrite its streams while they are read | reach another's connection; stop the other | `tcpip-socket`, `http-socket` |
+//! | an application or tcpip | send any message; rewrite its streams while they are read | reach another's connection; stop the other | `tcpip-socket`, `http-socket` |
+
+use core::time::Duration;
 
 use crate::message::{Defect, Message, Reader, Writer};
 use crate::queue::Interface;
@@ -21,10 +23,16 @@ impl Interface for Socket {
 /// The index of a connection, below [`Layout::connections`]. It is valid from `Accepted` until
 /// `Closed` has replied to the application's `Close` or `Abort`.
 ///
-/// One that a message carries is below [`MAX_CONNECTIONS`]. It proves no more: each side looks it up
-/// among its own connections.
+/// One that a message carries is below [`MAX_CONNECTIONS`]. It proves no more: each side looks it
+/// up among its own connections.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct ConnectionId(pub u16);
+
+/// The time that a peer may take for each byte that it sends or takes: the least rate is 500 bytes
+/// a second.
+pub const BYTE_TIME: Duration = Duration::from_millis(2);
+/// The same under pressure, while others wait to connect: 16,000 bytes a second.
+pub const BYTE_TIME_PRESSED: Duration = Duration::from_nanos(62_500);
 
 /// The largest number of connections at once.
 pub const MAX_CONNECTIONS: usize = 16_384;

@@ -3,9 +3,9 @@
 //! The requests of a client are carried out one at a time, in order. A client has at most one
 //! transaction open.
 //!
-//! | who may be hostile | what it can do | what it must not | fuzz targets |
+//! | who is hostile | what it can do | what it must not | target |
 //! |---|---|---|---|
-//! | a client or the XenStore service | ask or answer anything | reach a path that its rules do not give; use up the other clients' share | `xenstore-store`, `netfront-store`, `control-store` |
+//! | a client or the XenStore service | send any request or reply | reach a path that its rules do not give; use up the other clients' share | `xenstore-store`, `netfront-store`, `control-store` |
 
 use arrayvec::{ArrayString, ArrayVec};
 
@@ -78,8 +78,8 @@ pub enum Action {
     Write(Path, Value),
     /// Remove a node and everything below it.
     Remove(Path),
-    /// List the names of a node's children, each NUL-terminated. Fails with [`StoreError::TooLong`] if
-    /// they are longer than [`MAX_VALUE`].
+    /// List the names of a node's children, each NUL-terminated. Fails with [`StoreError::TooLong`]
+    /// if they are longer than [`MAX_VALUE`].
     List(Path),
     /// Send [`Reply::Changed`] with this token for every change at or below a path.
     Watch(Path, u16),

@@ -298,7 +298,6 @@ impl smoltcp::phy::RxToken for RxToken<'_> {
 /// The permission to send one frame.
 ///
 /// # Holding one proves
-///
 /// If [`Device::transmit`] returned it: the link is up, and a page and room in the queue are free.
 /// It borrows the transmitter, so nothing else takes them.
 pub struct TxToken<'a, S, M: Memory> {

@@ -13,7 +13,6 @@ const BEFORE: usize = ETHERNET_HEADER + HEADER;
 /// The part of a packet's data that goes into one fragment.
 ///
 /// # Holding one proves
-///
 /// `from..to` lies inside the data of the packet that [`fragments`] was called for, and `from` is a
 /// multiple of 8.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -36,13 +35,13 @@ pub fn fragments(length: usize, whole: usize) -> impl Iterator<Item = Fragment> 
 }
 
 impl Fragment {
-    /// Returns the length of its frame.
+    /// Returns the length of the fragment's frame.
     pub fn length(&self) -> usize {
         BEFORE + self.to - self.from
     }
 
-    /// Writes it to `space` as a frame: the headers of `frame`, which holds the whole packet, the
-    /// identification `number` that all its fragments share, and its data.
+    /// Writes the fragment to `space` as a frame: the headers of `frame`, which holds the whole
+    /// packet, the identification `number` that all its fragments share, and the fragment's data.
     pub fn write(&self, frame: &[u8], number: u16, space: &mut [u8]) {
         let bytes = frame.get(..BEFORE).zip(frame.get(BEFORE + self.from..BEFORE + self.to));
         let (Some((headers, data)), Some((head, tail))) = (bytes, space.split_at_mut_checked(BEFORE)) else { return };

@@ -3,9 +3,10 @@
 //! smoltcp's own table evicts the entry that expires first, and requests one address a second. So
 //! smoltcp knows one next hop only, and this table holds the neighbours.
 //!
-//! Nothing that anybody can send evicts a neighbour in use. A host that only sent us a request
-//! takes the entry of another such host, or of one that does not answer. A host that we request
-//! takes that of one that does not answer. Nobody takes the gateway's entry.
+//! A host that only sent us a request takes the entry of another such host, or of one that does not
+//! answer: it never evicts a neighbour in use. A host that we request takes the same entries first.
+//! While requests are unanswered, it evicts no neighbour in use either. Otherwise it may take the
+//! entry of the neighbour to which nothing was sent for longest. Nobody takes the gateway's entry.
 //!
 //! A host for which we sent a request keeps its entry for a second, whoever wants it. So, under one
 //! lease, at most one request a second is sent for each host, and at most as many in total as there

@@ -6,7 +6,7 @@ use cloister_interfaces::net::{Offload, TxPage};
 use super::frame::unresolved_destination;
 use super::neighbours::{Neighbours, Route};
 
-/// The most frames that wait for the link address of their next hop.
+/// The largest number of frames that wait for the link address of their next hop.
 pub(super) const MAX_PARKED: usize = 8;
 /// A frame of one page that waits for a link address.
 #[derive(Clone, Copy)]

@@ -6,7 +6,7 @@
 
 use cloister_interfaces::net::TxPage;
 
-/// The most pages of the pool that are used.
+/// The largest number of pages of the pool that are used.
 pub const MAX_PAGES: usize = 128;
 /// The smallest number of pages of which some are kept for long frames.
 const MIN_DIVIDED: u32 = 64;

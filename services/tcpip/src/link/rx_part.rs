@@ -9,7 +9,6 @@ use cloister_interfaces::net::RxPage;
 /// A part of a received frame, as netfront describes it.
 ///
 /// # Holding one proves
-///
 /// It has bytes, and they start in its first page. In [`super::device::LinkDevice`]'s list of
 /// received parts: all its pages are in the rx-pool and ours.
 #[derive(Clone, Copy)]
@@ -22,7 +21,7 @@ pub(super) struct RxPart {
 }
 
 impl RxPart {
-    /// Returns its offset in the pool.
+    /// Returns the offset of the part in the pool.
     pub(super) fn start(&self) -> usize {
         usize::from(self.page.0) * PAGE_SIZE + usize::from(self.offset.get())
     }

@@ -31,7 +31,6 @@ pub fn outgoing(frame: &[u8]) -> Option<BuiltSegment> {
 /// A part of a segment: bytes `from..to` of its data.
 ///
 /// # Holding one proves
-///
 /// `from` and `to` lie inside the data of the segment that [`selected_parts`] was called for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SegmentPart {
@@ -41,7 +40,7 @@ pub struct SegmentPart {
     last: bool,
 }
 
-/// Returns the parts of `segment` that are to be sent.
+/// Returns the parts of `segment` that must be sent.
 pub fn selected_parts(segment: BuiltSegment, wanted: &SendRanges) -> ArrayVec<SegmentPart, { SendRanges::MAX }> {
     let (from, data) = (segment.seq.wrapping_sub(wanted.base), segment.data as usize);
     // An empty segment or a keep-alive probe is sent as it is.
@@ -61,18 +60,18 @@ pub fn selected_parts(segment: BuiltSegment, wanted: &SendRanges) -> ArrayVec<Se
 }
 
 impl SegmentPart {
-    /// Returns the offset of its first byte in the data of the segment.
+    /// Returns the offset of the part's first byte in the data of the segment.
     pub fn start(&self) -> usize {
         self.from
     }
 
-    /// Returns the number of its bytes.
+    /// Returns the number of the part's bytes.
     pub fn data(&self) -> usize {
         self.to - self.from
     }
 
-    /// Writes it to `space` as a frame: the first `headers` bytes of `frame`, which holds the
-    /// segment, and its data. With `with_checksum`, the TCP checksum is computed.
+    /// Writes the part to `space` as a frame: the first `headers` bytes of `frame`, which holds the
+    /// segment, and the data of the part. With `with_checksum`, the TCP checksum is computed.
     pub fn write(&self, frame: &[u8], headers: usize, space: &mut [u8], with_checksum: bool) {
         let bytes = frame.get(..headers).zip(frame.get(headers + self.from..headers + self.to));
         let (Some((first, data)), Some((head, tail))) = (bytes, space.split_at_mut_checked(headers)) else { return };

@@ -29,7 +29,7 @@ impl<S: System, M: Memory> Stack<S, M> {
         else {
             return true;
         };
-        notices.wake |= stream.notify(id, server, now);
+        notices.must_notify |= stream.notify(id, server, now);
         let all = !stream.has_pending();
         if stream.is_free() {
             self.connections.free_index(id);
@@ -116,18 +116,18 @@ impl<S: System, M: Memory> Stack<S, M> {
         let clients = ClientIndex::first(self.clients.len());
         for ((client, server), notices) in clients.zip(&mut self.clients).zip(&mut self.notices) {
             if notices.down {
-                notices.wake = true;
+                notices.must_notify = true;
                 notices.down = server.replies.push(&Reply::Network { address: [0; 4], constant }).is_err();
             }
             let address = self.address.current.map(|lease| lease.address.address().octets());
             let listens = self.connections.listens(client);
             if let (true, false, Some(address)) = (notices.up && listens, notices.down, address) {
-                notices.wake = true;
+                notices.must_notify = true;
                 notices.up = server.replies.push(&Reply::Network { address, constant }).is_err();
             }
             let pressure = scarce.then_some(free as u16);
             if pressure.is_some() && pressure != notices.pressure && listens {
-                notices.wake = true;
+                notices.must_notify = true;
                 if server.replies.push(&Reply::Pressure { free: free as u16 }).is_ok() {
                     notices.pressure = pressure;
                 }

@@ -53,8 +53,8 @@ impl<S: System, M: Memory> Stack<S, M> {
     /// Gives the current address to the interface.
     ///
     /// smoltcp sends all packets through one next hop, and knows an invalid link address for it.
-    /// [`LinkDevice`](crate::link::device::LinkDevice) writes the correct one. smoltcp learns the invalid one from an ARP message,
-    /// at such a time that it never expires.
+    /// [`LinkDevice`](crate::link::device::LinkDevice) writes the correct one. smoltcp learns the
+    /// invalid one from an ARP message, at such a time that it never expires.
     pub(super) fn apply_address(&mut self) {
         let Some(interface) = &mut self.interface else { return };
         self.address.apply(interface);

@@ -9,6 +9,6 @@ pub(super) struct PendingNotices {
     pub up: bool,
     /// The number of free connections that it was sent last.
     pub pressure: Option<u16>,
-    /// It was sent something that it must be woken for.
-    pub wake: bool,
+    /// A reply was pushed that the application must be notified of.
+    pub must_notify: bool,
 }

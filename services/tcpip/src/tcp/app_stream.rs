@@ -10,7 +10,7 @@ use smoltcp::socket::tcp;
 
 use crate::once_log::Violation;
 
-/// How often the application is notified that constant bytes were taken, until all were.
+/// The time between two notices to the application that constant bytes were taken, until all were.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The state of a notice that the application gets once.
@@ -148,7 +148,6 @@ impl AppStream {
     /// out ring, `region` that of the constant region.
     ///
     /// # Errors
-    ///
     /// The application announces or consumes bytes that it cannot have. The caller ends the
     /// connection.
     pub fn on_request(
@@ -216,7 +215,7 @@ impl AppStream {
 
     /// Counts bytes as received that were copied to the ring before smoltcp took their segment: as
     /// many of the `count` as smoltcp accepted.
-    pub fn accept_placed(&mut self, socket: &mut tcp::Socket<'_>, count: usize) {
+    pub fn accept_direct(&mut self, socket: &mut tcp::Socket<'_>, count: usize) {
         let mut left = count;
         while left > 0 {
             let taken = socket.recv(|bytes| (bytes.len().min(left), bytes.len().min(left))).unwrap_or(0);

@@ -3,17 +3,18 @@
 use core::time::Duration;
 
 use cloister_interfaces::Instant;
+use cloister_interfaces::socket::{BYTE_TIME, BYTE_TIME_PRESSED};
 
-/// Normally a peer may take nothing for a minute, and must take at least 500 bytes a second.
-const NORMAL: Allowance = Allowance { longest: Duration::from_secs(60), per_byte: Duration::from_millis(2) };
-/// Under pressure, while its place is needed: three seconds, and 16,000 bytes a second.
-const PRESSURE: Allowance = Allowance { longest: Duration::from_secs(3), per_byte: Duration::from_nanos(62_500) };
+/// Normally a peer may take nothing for a minute.
+const NORMAL: Allowance = Allowance { longest: Duration::from_secs(60), per_byte: BYTE_TIME };
+/// Under pressure, while its place is needed: three seconds.
+const PRESSURE: Allowance = Allowance { longest: Duration::from_secs(3), per_byte: BYTE_TIME_PRESSED };
 
 /// The time that a peer has left.
 struct Allowance {
     /// The longest time ahead.
     longest: Duration,
-    /// By how much a byte that the peer takes extends it.
+    /// The time that each byte that the peer takes adds.
     per_byte: Duration,
 }
 
@@ -33,7 +34,7 @@ pub struct Closing {
     unacked: u64,
     /// The time at which the connection is ended.
     pub until: Instant,
-    /// Until when it is spared even if its place is needed.
+    /// The time before which the connection is spared even if its place is needed.
     pub spared: Instant,
 }
 

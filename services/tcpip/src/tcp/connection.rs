@@ -16,11 +16,11 @@ use super::time_wait::StreamEnds;
 use crate::link::null_device::NullDevice;
 use crate::segment::Segment;
 
-/// A peer that acknowledges nothing for this long is gone.
-pub(super) const SILENCE: smoltcp::time::Duration = smoltcp::time::Duration::from_secs(60);
+/// The time for which a peer may acknowledge nothing before it counts as gone.
+pub(super) const SILENCE_LIMIT: smoltcp::time::Duration = smoltcp::time::Duration::from_secs(60);
 /// The same for a peer whose window is closed. smoltcp asks it for a window at least once a minute,
 /// and it answers.
-const SILENCE_SHUT: smoltcp::time::Duration = smoltcp::time::Duration::from_secs(180);
+const ZERO_WINDOW_LIMIT: smoltcp::time::Duration = smoltcp::time::Duration::from_secs(180);
 
 /// The stage of a connection's socket.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -79,13 +79,13 @@ pub struct Connection {
     pub(super) peer_end: Option<u32>,
     /// The sequence number after our FIN, once both were acknowledged.
     pub(super) our_end: Option<u32>,
-    /// In TIME-WAIT: until when only segments that prove to be the peer's are answered.
+    /// In TIME-WAIT: the time before which only segments that prove to be the peer's are answered.
     pub quiet_until: Instant,
 }
 
-/// The decision about a segment that may be forged.
+/// What happens to a segment that may be forged.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Verdict {
+pub enum SegmentAction {
     /// smoltcp gets it.
     Take,
     /// It is dropped.
@@ -100,7 +100,7 @@ pub enum Verdict {
     },
 }
 
-/// Longer than any timer of a socket: smoltcp waits 60 s for an acknowledgement at most.
+/// A time beyond all timers of a socket: smoltcp waits 60 s for an acknowledgement at most.
 const BEYOND_TIMERS: smoltcp::time::Duration = smoltcp::time::Duration::from_secs(61);
 
 impl Connection {
@@ -150,34 +150,34 @@ impl Connection {
     /// Decides about a reset or a SYN, which may be forged. Only somebody who has seen our numbers
     /// can end the connection with one (RFC 5961, 3.2 and 4.2).
     #[inline(never)] // Rarely called.
-    pub fn check_suspect(&mut self, segment: &Segment) -> Verdict {
+    pub fn check_suspect(&mut self, segment: &Segment) -> SegmentAction {
         /// Farther than anything that was ever sent.
         const NEVER_SENT: u32 = 1 << 30;
         let next = self.next_expected();
         let (oldest, answered) = (self.recovery.oldest_unacked(), self.recovery.last_ack_sent());
         let Some(socket) = self.socket().filter(|_| segment.flags.has_rst() || segment.flags.has_syn()) else {
-            return Verdict::Take;
+            return SegmentAction::Take;
         };
         let room = (socket.recv_capacity() - socket.recv_queue()) as u32;
         let ack = match socket.state() {
-            State::Closed | State::Listen | State::SynSent => return Verdict::Take,
+            State::Closed | State::Listen | State::SynSent => return SegmentAction::Take,
             // In this state smoltcp answers only an acknowledgement of its SYN, and only after that
             // was sent. It would answer a SYN with an ACK, which no connecting peer sends, with a
             // reset.
-            State::SynReceived if !segment.flags.has_rst() && !segment.flags.opens() => return Verdict::Drop,
-            State::SynReceived if !segment.flags.has_rst() => return Verdict::Take,
+            State::SynReceived if !segment.flags.has_rst() && !segment.flags.opens() => return SegmentAction::Drop,
+            State::SynReceived if !segment.flags.has_rst() => return SegmentAction::Take,
             State::SynReceived if answered == next => Some(oldest),
             State::SynReceived => None,
             _ => Some(oldest.wrapping_add(NEVER_SENT)),
         };
         let distance = segment.seq.wrapping_sub(next);
         match ack {
-            _ if segment.flags.has_rst() && distance == 0 => Verdict::Take,
+            _ if segment.flags.has_rst() && distance == 0 => SegmentAction::Take,
             // smoltcp limits how often it answers, for each connection by itself.
             Some(ack) if !segment.flags.has_rst() || distance < room => {
-                Verdict::Challenge { seq: next.wrapping_sub(1), ack }
+                SegmentAction::Challenge { seq: next.wrapping_sub(1), ack }
             }
-            _ => Verdict::Drop,
+            _ => SegmentAction::Drop,
         }
     }
 
@@ -208,7 +208,7 @@ impl Connection {
 
     /// Sets how long the peer may be silent, by whether its window is closed.
     pub fn update_silence_limit(&mut self) {
-        let limit = if self.recovery.is_window_closed() { SILENCE_SHUT } else { SILENCE };
+        let limit = if self.recovery.is_window_closed() { ZERO_WINDOW_LIMIT } else { SILENCE_LIMIT };
         if let Some(socket) = self.socket() {
             socket.set_timeout(Some(limit));
         }
@@ -247,7 +247,7 @@ impl Connection {
         *closing
     }
 
-    /// Returns its socket.
+    /// Returns the socket of the connection.
     #[inline]
     pub fn socket(&mut self) -> Option<&mut Socket<'static>> {
         let handle = self.handle;

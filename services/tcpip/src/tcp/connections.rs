@@ -24,7 +24,7 @@ use crate::segment::Segment;
 use crate::table::{Key, Table};
 use crate::tcp::app_stream::{AppStream, Peer, discard};
 use crate::tcp::buffers::{BufferPlan, MakeBuffer};
-use crate::tcp::connection::{Connection, SILENCE, Stage};
+use crate::tcp::connection::{Connection, SILENCE_LIMIT, Stage};
 use crate::tcp::limits::{CLIENTS, CONNECTIONS_PER_TIME_WAIT, MAX_PORTS};
 use crate::tcp::recovery::Recovery;
 use crate::tcp::time_wait::TimeWait;
@@ -34,13 +34,13 @@ use crate::tcp::time_wait::TimeWait;
 const MAX_LOW_MARK: usize = 32;
 /// The time that a peer may take to answer our SYN.
 const HALF_OPEN_TIME: Duration = Duration::from_secs(5);
-/// The most closing connections that are examined for one that can make room.
+/// The largest number of closing connections that are examined for one that can make room.
 const MAX_EXAMINED: usize = 4;
 /// The time to wait for the peer's FIN after everything was delivered.
 const FIN_WAIT_TIME: Duration = Duration::from_secs(10);
 /// The time that a reset may take to be sent.
 const RESET_TIME: Duration = Duration::from_secs(1);
-/// How often a silent peer is asked whether it is there.
+/// The time between two probes of a silent peer.
 const KEEP_ALIVE: smoltcp::time::Duration = smoltcp::time::Duration::from_secs(15);
 
 /// Lists of connections, the oldest first: those whose peers have not answered our SYN.
@@ -245,7 +245,7 @@ impl Connections {
             // An acknowledgement that may be delayed waits until our next turn
             // ([`AppStream::delays_ack`]), and no longer.
             socket.set_ack_delay(None);
-            socket.set_timeout(Some(SILENCE));
+            socket.set_timeout(Some(SILENCE_LIMIT));
             socket.set_keep_alive(Some(KEEP_ALIVE));
             let mut set = SocketSet::new(Vec::with_capacity(1));
             let handle = set.add(socket);

@@ -17,8 +17,8 @@ use crate::table::Key;
 /// The time in which the numbers of one pair of addresses and ports advance by one, in ns (RFC
 /// 6528, 3: 4 µs).
 const TICK: u64 = 4000;
-/// How far a new connection begins beyond the last number of the one before it, if that one sent
-/// faster than the clock advances: more than a window that is not scaled.
+/// The distance from the last number of a connection to the first number of the next one, if the
+/// earlier one sent faster than the clock advances. It is more than a window that is not scaled.
 const BEYOND: u32 = 0x1_0001;
 
 /// Chooses initial sequence numbers.

@@ -5,9 +5,9 @@ use smoltcp::iface::SocketStorage;
 use super::connection::Connection;
 use super::time_wait;
 
-/// The most applications.
+/// The largest number of applications.
 pub const CLIENTS: usize = 4;
-/// The most ports that one application listens to.
+/// The largest number of ports that one application listens to.
 pub const MAX_PORTS: usize = 8;
 /// There is room for one connection in TIME-WAIT without a socket for this many connections.
 pub const CONNECTIONS_PER_TIME_WAIT: usize = 2;

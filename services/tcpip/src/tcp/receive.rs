@@ -5,7 +5,7 @@ use cloister_interfaces::{Instant, Memory, System};
 use smoltcp::iface::Interface;
 use smoltcp::socket::tcp::State;
 
-use super::connection::{Connection, Verdict};
+use super::connection::{Connection, SegmentAction};
 use super::opening::Opening;
 use crate::link::device::LinkDevice;
 use crate::segment::{Range, Segment};
@@ -42,12 +42,12 @@ impl Connection {
         }
         if !segment.flags.is_plain() && opening.is_none() {
             match self.check_suspect(segment) {
-                Verdict::Take => {}
-                Verdict::Drop => {
+                SegmentAction::Take => {}
+                SegmentAction::Drop => {
                     device.discard_frame();
                     return Received::Dropped;
                 }
-                Verdict::Challenge { seq, ack } => {
+                SegmentAction::Challenge { seq, ack } => {
                     self.challenge(interface, device, seq, ack, now);
                     return Received::Dropped;
                 }
@@ -77,8 +77,8 @@ impl Connection {
         let Some(socket) = self.socket() else { return Received::Dropped };
         let before = (socket.send_queue(), socket.state());
         device.begin_turn(Some(peer_mss));
-        let placed = if device.has_uncopied() { self.ring_position(segment, ring) } else { None };
-        if let Some(position) = placed {
+        let direct = if device.has_uncopied() { self.ring_position(segment, ring) } else { None };
+        if let Some(position) = direct {
             device.copy_to_ring(segment.offset, segment.data, stream_in, ring, position);
         }
         match (&mut self.set, opening) {
@@ -86,8 +86,8 @@ impl Connection {
             (Some(set), Some(opening)) => opening.parse(device, set, now),
             _ => {}
         }
-        if let (Some(_), Some((stream, socket))) = (placed, self.stream_and_socket()) {
-            stream.accept_placed(socket, segment.data);
+        if let (Some(_), Some((stream, socket))) = (direct, self.stream_and_socket()) {
+            stream.accept_direct(socket, segment.data);
         }
         let Some(socket) = self.socket() else { return Received::Dropped };
         let after = (socket.send_queue(), socket.state());

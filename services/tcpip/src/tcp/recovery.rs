@@ -80,8 +80,8 @@ pub struct Recovery {
     /// The number of timeouts since the last progress.
     timeouts: u8,
     round: Option<RepeatRound>,
-    /// The smoothed round-trip time in ns. It changes with each acknowledgement, and arithmetic with
-    /// [`Duration`] divides.
+    /// The smoothed round-trip time in ns. It changes with each acknowledgement, and arithmetic
+    /// with [`Duration`] divides.
     rtt: Option<u64>,
     /// The measurement under way: the end of a segment, and when it was sent.
     sample: Option<(u32, Instant)>,
@@ -388,7 +388,7 @@ impl Recovery {
         self.is_caught_up() && 0 < left && left < enough
     }
 
-    /// Returns which ranges are to be sent of the segments that smoltcp builds next. `None` means
+    /// Returns the ranges that must be sent of the segments that smoltcp builds next. `None` means
     /// all.
     pub fn send_ranges(&self) -> Option<SendRanges> {
         let round = self.round.filter(|round| self.next < round.reach)?;

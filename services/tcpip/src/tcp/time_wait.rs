@@ -16,13 +16,13 @@ use crate::table::{Key, Table};
 /// lifetime of a segment, as is common. A peer that begins again with a higher sequence number need
 /// not wait at all.
 const WAIT: Duration = Duration::from_secs(10);
-/// How often a connection answers segments that may not be its peer's (RFC 5961, 7).
+/// The time between two answers of a connection to segments that may not be its peer's (RFC 5961,
+/// 7).
 const ANSWER_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The ends of both streams of a connection.
 ///
 /// # Holding one proves
-///
 /// If [`super::connection::Connection::ends`] returned it: both FINs were sent and acknowledged.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct StreamEnds {
@@ -81,7 +81,7 @@ pub enum Answer {
 struct Entry {
     until: Instant,
     end: StreamEnds,
-    /// Until when only segments that prove to be the peer's are answered.
+    /// The time before which only segments that prove to be the peer's are answered.
     quiet_until: Instant,
 }
 

@@ -8,7 +8,7 @@ use super::connection::{Connection, Stage};
 use crate::link::device::{LinkDevice, QUEUE_RETRY};
 use crate::time::{from_smoltcp, to_smoltcp};
 
-/// The most frames that a connection sends in a turn.
+/// The largest number of frames that a connection sends in a turn.
 const MAX_FRAMES: u32 = 8;
 /// A connection enters TIME-WAIT without its socket only if smoltcp has nothing to do for it for
 /// this long.
@@ -35,11 +35,11 @@ pub struct Turn {
     /// The time at which it must be served again at the latest.
     pub wake: Option<Instant>,
     /// It only waits in TIME-WAIT, and needs no socket.
-    pub rests: bool,
+    pub can_enter_time_wait: bool,
 }
 
 impl Turn {
-    const NOTHING: Turn = Turn { outcome: Progress::Done, wake: None, rests: false };
+    const NOTHING: Turn = Turn { outcome: Progress::Done, wake: None, can_enter_time_wait: false };
 }
 
 impl Connection {
@@ -68,15 +68,15 @@ impl Connection {
         let repeat = repeat.map(|at| if at > now + QUEUE_RETRY || device.can_send() { at } else { now + QUEUE_RETRY });
         let smoltcp_at = at.filter(|_| outcome != Progress::Again).map(from_smoltcp);
         let wake = Instant::earlier(Instant::earlier(smoltcp_at, until), repeat);
-        let rests = matches!(stage, Stage::Delivered { .. })
+        let can_enter_time_wait = matches!(stage, Stage::Delivered { .. })
             && outcome == Progress::Done
             && at.is_none_or(|at| at > time + IDLE);
-        Turn { outcome, wake, rests }
+        Turn { outcome, wake, can_enter_time_wait }
     }
 
     /// Lets smoltcp build frames while there is something to send, and room. The socket's send
-    /// buffer holds `queued` bytes and has room for `capacity`. Also returns when smoltcp wants to be
-    /// polled again.
+    /// buffer holds `queued` bytes and has room for `capacity`. Also returns when smoltcp wants to
+    /// be polled again.
     #[inline]
     fn send<S: System, M: Memory>(
         &mut self,

@@ -113,7 +113,7 @@ pub fn arp(operation: u8, from: Host, to: [u8; 4]) -> Vec<u8> {
 }
 
 impl Segment {
-    /// Returns its frame, from `address` through the host `mac`.
+    /// Returns the frame of the segment, from `address` through the host `mac`.
     pub fn frame(&self, mac: [u8; 6], address: [u8; 4]) -> Vec<u8> {
         let mut bytes = [self.from.to_be_bytes(), self.to.to_be_bytes()].concat();
         bytes.extend(self.seq.to_be_bytes());
@@ -169,7 +169,7 @@ pub struct Bench {
     free: VecDeque<u16>,
     pub nanoseconds: u64,
     /// The messages that the application received.
-    pub told: Vec<Reply>,
+    pub replies: Vec<Reply>,
 }
 
 impl Bench {
@@ -229,7 +229,7 @@ impl Bench {
             tx_pool,
             free,
             nanoseconds,
-            told: Vec::new(),
+            replies: Vec::new(),
         };
         bench.up();
         bench.application.requests.send(&Request::Listen { port: PORT }).expect("room");
@@ -268,7 +268,7 @@ impl Bench {
                 }
             }
             while let Some(reply) = self.application.replies.pop() {
-                self.told.push(reply.expect("tcpip's messages decode"));
+                self.replies.push(reply.expect("tcpip's messages decode"));
             }
             self.application.replies.release();
         }
@@ -318,12 +318,12 @@ impl Bench {
             Reply::Accepted { connection, .. } => Some(*connection),
             _ => None,
         };
-        self.told.iter().filter_map(accepted).collect()
+        self.replies.iter().filter_map(accepted).collect()
     }
 
     /// Returns the number of connections that ended.
     pub fn closed(&self) -> usize {
-        self.told.iter().filter(|reply| matches!(reply, Reply::Closed { .. })).count()
+        self.replies.iter().filter(|reply| matches!(reply, Reply::Closed { .. })).count()
     }
 }
 

@@ -13,7 +13,9 @@ impl<S: System, M: Memory> XenStore<S, M> {
             return self.handle_watch_event(header);
         }
         let Some(outstanding) = self.outstanding.filter(|outstanding| outstanding.request == header.request) else {
-            return self.console.line(format_args!("dropped an answer to no request ({})", header.request));
+            return self
+                .console
+                .line(format_args!("dropped an answer with an unknown request id ({})", header.request));
         };
         if !self.unsent.is_empty() {
             return self
@@ -33,7 +35,8 @@ impl<S: System, M: Memory> XenStore<S, M> {
             Job::Greet => self.greeting_answered(result),
             Job::Reset => {
                 if result.is_err() {
-                    self.console.line(format_args!("the daemon does not reset: what was open before may stay open"));
+                    self.console
+                        .line(format_args!("the daemon did not reset; earlier watches and transactions may remain"));
                 }
                 self.connection = Connection::Up;
             }
@@ -58,7 +61,7 @@ impl<S: System, M: Memory> XenStore<S, M> {
 
     fn greeting_answered(&mut self, result: Result<Header, StoreError>) {
         if !self.domid_answered(result) {
-            self.console.line(format_args!("the daemon does not tell this domain's id; asking again"));
+            self.console.line(format_args!("the daemon did not return this domain's id; asking again"));
         }
         if core::mem::take(&mut self.silent) {
             self.console.line(format_args!("the daemon answers again"));

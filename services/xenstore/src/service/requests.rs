@@ -1,4 +1,5 @@
-//! What is sent to the daemon: the service's own requests, and those of clients that the policy allows.
+//! What is sent to the daemon: the service's own requests, and those of clients that the policy
+//! allows.
 
 use cloister_interfaces::rules::ClientIndex;
 use cloister_interfaces::store::{Action, Path, Request, StoreError, Value};

@@ -11,7 +11,7 @@ use cloister_caps::{InvokeError, Operation, PAGE_SIZE, Slot, Status};
 use cloister_interfaces::capability::{Clock, Console, Port};
 use cloister_interfaces::grants::{self, Grants};
 use cloister_interfaces::net::{Net, Offload, Offloads, Reply, Request, RxPage, TxPage};
-use cloister_interfaces::rules::GrantAllowance;
+use cloister_interfaces::rules::GrantPermission;
 use cloister_interfaces::store::{self, Store};
 use cloister_interfaces::{Memory, Service};
 use cloister_netfront::{Caps, service};
@@ -128,9 +128,9 @@ impl Tcpip {
     }
 }
 
-/// Returns the allowance of a rule whose pages some domains may be granted.
-fn granted(rule: u8, pages: u16) -> GrantAllowance {
-    GrantAllowance { rule, pages, peer_first: 0, peer_last: PEER_LAST }
+/// Returns the permission of a rule whose pages some domains may be granted.
+fn granted(rule: u8, pages: u16) -> GrantPermission {
+    GrantPermission { rule, pages, peer_first: 0, peer_last: PEER_LAST }
 }
 
 /// Answers as the kernel: ports are opened and closed in turn, and netfront has no other

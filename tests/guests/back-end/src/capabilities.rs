@@ -3,7 +3,7 @@
 use arrayvec::ArrayVec;
 use cloister_interfaces::Client;
 use cloister_interfaces::capability::{Clock, Console, Grant, Port};
-use cloister_interfaces::rules::GrantAllowance;
+use cloister_interfaces::rules::GrantPermission;
 use cloister_interfaces::store::Store;
 
 /// The capabilities that the policy gives the service.
@@ -21,9 +21,9 @@ pub struct Caps<S, M> {
     /// The rules of the two regions, in the order of their names: `read` before `written`.
     pub grant_rules: ArrayVec<Grant<S>, 2>,
     /// The size of the rule for reading.
-    pub peer_read_pages: GrantAllowance,
+    pub peer_read_pages: GrantPermission,
     /// The size of the rule for writing.
-    pub peer_written_pages: GrantAllowance,
+    pub peer_written_pages: GrantPermission,
     /// The channel for frames from the front end, or for both directions.
     pub tx_events: Port<S>,
     /// The channel for frames to the front end.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use cloister_caps::{Operation, PAGE_SIZE, Slot};
 use cloister_interfaces::capability::{Clock, Console, Grant, Port};
-use cloister_interfaces::rules::GrantAllowance;
+use cloister_interfaces::rules::GrantPermission;
 use cloister_interfaces::store::{Action, Reply, Request, Store, StoreError};
 use cloister_interfaces::{Memory, Notifications, Server, Service};
 use cloister_sim::{Recorder, SharedMemory, channel};
@@ -33,7 +33,7 @@ impl World {
         let (store, server) = channel::<Store, _>(&system, 1, &system, 2, 8);
         let pages = |count: usize| SharedMemory::new(count * PAGE_SIZE);
         let (rings, read) = (pages(258), pages(256));
-        let granted = GrantAllowance { rule: 0, pages: 1, peer_first: 1, peer_last: 32_751 };
+        let granted = GrantPermission { rule: 0, pages: 1, peer_first: 1, peer_last: 32_751 };
         let port = |slot| Port::new(system.clone(), Slot(slot), 8);
         let service = service(Caps {
             console: Console::new(system.clone(), Slot(3)),

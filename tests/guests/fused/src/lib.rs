@@ -28,7 +28,7 @@ use cloister_interfaces::capability::{Clock, Console, Entropy, Grant, Info, Port
 use cloister_interfaces::control::Control;
 use cloister_interfaces::grants::Grants;
 use cloister_interfaces::net::Net;
-use cloister_interfaces::rules::GrantAllowance;
+use cloister_interfaces::rules::GrantPermission;
 use cloister_interfaces::socket::Socket;
 use cloister_interfaces::store::Store;
 use cloister_interfaces::{Memory, Notifications, Service, System};
@@ -61,11 +61,11 @@ pub struct Caps<S, M: Memory> {
     /// For netfront.
     pub rx_events: Port<S>,
     /// For netfront.
-    pub ring_pages: GrantAllowance,
+    pub ring_pages: GrantPermission,
     /// For netfront.
-    pub rx_pages: GrantAllowance,
+    pub rx_pages: GrantPermission,
     /// For netfront.
-    pub tx_pages: GrantAllowance,
+    pub tx_pages: GrantPermission,
     /// For xenstore.
     pub xenstore_ring: M,
     /// For netfront.

@@ -3,7 +3,7 @@
 
 use alloc::vec::Vec;
 
-use cloister_interfaces::rules::{self, ClientGrantRule, ClientIndex, GrantAllowance, PathRule, Rule, RuleIndex};
+use cloister_interfaces::rules::{self, ClientGrantRule, ClientIndex, GrantPermission, PathRule, Rule, RuleIndex};
 
 /// Clients of the XenStore service.
 const CONTROL: u8 = 0;
@@ -45,9 +45,9 @@ pub(crate) fn paths() -> &'static [u8] {
 }
 
 /// The grants that the grant manager's client may request.
-pub(crate) fn grants(granted: &[GrantAllowance]) -> &'static [u8] {
-    let rule = |granted: &GrantAllowance| {
-        let GrantAllowance { rule, pages: count, peer_first, peer_last } = *granted;
+pub(crate) fn grants(granted: &[GrantPermission]) -> &'static [u8] {
+    let rule = |granted: &GrantPermission| {
+        let GrantPermission { rule, pages: count, peer_first, peer_last } = *granted;
         ClientGrantRule { client: ClientIndex(0), rule: RuleIndex(rule), count, peer_first, peer_last }
     };
     blob(&granted.iter().map(rule).collect::<Vec<_>>())

@@ -7,7 +7,7 @@ use cloister_caps::{DomId, EvtchnPort, Operation};
 use cloister_interfaces::capability::{Clock, Console, Port};
 use cloister_interfaces::grants::{Grants, Reply as Granting};
 use cloister_interfaces::net::{Net, Offloads};
-use cloister_interfaces::rules::GrantAllowance;
+use cloister_interfaces::rules::GrantPermission;
 use cloister_interfaces::store::{Action, Path, Reply as Stored, Request as Ask, Store, StoreError, Value};
 use cloister_interfaces::{Memory, Message, Service, System};
 
@@ -35,11 +35,11 @@ pub struct Caps<S, M> {
     /// Another.
     pub rx_events: Port<S>,
     /// The grant of the ring pages.
-    pub ring_pages: GrantAllowance,
+    pub ring_pages: GrantPermission,
     /// The grant of the receive pool.
-    pub rx_pages: GrantAllowance,
+    pub rx_pages: GrantPermission,
     /// The grant of the transmit pool.
-    pub tx_pages: GrantAllowance,
+    pub tx_pages: GrantPermission,
 }
 
 /// Makes the prober in this role.

@@ -144,7 +144,7 @@ impl Case {
                 close(&mut case);
                 case.run();
                 case.pass(3, |_| false);
-                assert!(case.world.system.console().contains("still holds pages"));
+                assert!(case.world.system.console().contains("still maps pages"));
             }
             Moment::Resting => close(&mut case),
         }

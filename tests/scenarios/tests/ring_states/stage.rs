@@ -349,7 +349,7 @@ impl Stage {
         if self.state == State::Held {
             self.world.pass(1_100);
             self.run();
-            assert!(self.world.system.console().contains("still holds pages"));
+            assert!(self.world.system.console().contains("still maps pages"));
         }
         let own = if self.state == State::AwaitClosing { "5" } else { "6" };
         let own = if self.state == State::Held { "1" } else { own };

@@ -132,7 +132,7 @@ fn a_back_end_that_keeps_the_rings_is_waited_for() {
     let mut image = serving(Options { site: site(), ..Options::default() });
     image.keep_mappings(true);
     image.close_back_end();
-    assert!(image.until(90, |image| image.console().contains("still holds pages")), "{}", image.console());
+    assert!(image.until(90, |image| image.console().contains("still maps pages")), "{}", image.console());
     image.until(60, |_| false);
     assert_eq!(image.machine.xen().grants.active().count(), 2, "what is not held was taken back");
     assert!(!connected(&mut image));
