@@ -6,7 +6,8 @@ use cloister_caps::{Gfn, PAGE_SIZE};
 
 use crate::boot::{BootError, MapEntry, StartInfo};
 
-/// The most free ranges that are kept. A split that would make more loses its smaller part.
+/// The largest number of free ranges that are kept. A split that would make more loses its smaller
+/// part.
 const MAX_RANGES: usize = 64;
 
 /// Holds adjacent frames: `start .. end`.
