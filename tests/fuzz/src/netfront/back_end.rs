@@ -258,8 +258,9 @@ pub enum NodeStep {
     Hold(bool),
     /// This number of commits fail.
     Conflicts(u8),
-    /// The pages of a rule are held or not, or its grants are refused or not.
-    Held(u8, bool),
+    /// The back end keeps the pages of a rule mapped or not, or the rule's grants are refused or
+    /// not.
+    KeepMapped(u8, bool),
     Refused(u8, bool),
     Traffic(u8, u8),
     Frames(u8),
@@ -363,10 +364,10 @@ impl World for Nodes {
             NodeStep::Conflicts(more) => {
                 bench.store.as_mut().into_iter().for_each(|store| store.conflicts += u32::from(more % 16));
             }
-            NodeStep::Held(rule, held) => {
+            NodeStep::KeepMapped(rule, keep) => {
                 if let Some(grants) = bench.grants.as_mut() {
                     let rule = rule % 3;
-                    match (held, grants.held.contains(&rule)) {
+                    match (keep, grants.held.contains(&rule)) {
                         (true, false) => grants.held.push(rule),
                         (false, true) => grants.release(rule),
                         _ => {}
