@@ -152,21 +152,23 @@ impl Rings {
         }
     }
 
+    /// Responds to the next frame that was sent.
+    fn respond_to_sent(&mut self, id: Number, status: i8) {
+        let rings = self.0.rings.clone();
+        let at = FIRST_SLOT + (rings.load(RSP_PROD) % 256) as usize * 12 + 8;
+        let right = u16::from_le_bytes([rings.bytes(at, 1)[0], rings.bytes(at + 1, 1)[0]]);
+        let id = match id {
+            Number::Right => right,
+            Number::Other(id) => id,
+        };
+        self.respond(0, 12, &[id.to_le_bytes(), i16::from(status).to_le_bytes()].concat());
+    }
+
     fn act(&mut self, step: RingStep) {
         let rings = self.0.rings.clone();
         let base = |rx: bool| if rx { PAGE_SIZE } else { 0 };
         match step {
-            RingStep::Sent(id, status, count) => {
-                for _ in 0..count % 32 {
-                    let at = FIRST_SLOT + (rings.load(RSP_PROD) % 256) as usize * 12 + 8;
-                    let right = u16::from_le_bytes([rings.bytes(at, 1)[0], rings.bytes(at + 1, 1)[0]]);
-                    let id = match id {
-                        Number::Right => right,
-                        Number::Other(id) => id,
-                    };
-                    self.respond(0, 12, &[id.to_le_bytes(), i16::from(status).to_le_bytes()].concat());
-                }
-            }
+            RingStep::Sent(id, status, count) => (0..count % 32).for_each(|_| self.respond_to_sent(id, status)),
             RingStep::Frame { id, offset, flags, status } => {
                 let id = match id {
                     Number::Right => (rings.load(PAGE_SIZE + RSP_PROD) % 256) as u16,
