@@ -15,7 +15,7 @@ const PUBLIC: &str = "cloister-public-key 1";
 /// The size of the largest of these files, in bytes.
 pub const MAX_FILE: u64 = 4096;
 
-/// Why a key or a signature is refused.
+/// The reason why a key or a signature is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SignError {

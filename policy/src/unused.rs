@@ -17,7 +17,7 @@ use crate::printable::hexadecimal;
 /// The size of the largest log, in bytes.
 pub const MAX_LOG: u64 = 256 << 20;
 
-/// Why the use of rights is unknown.
+/// The reason why the use of rights is unknown.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum UnusedError {

@@ -76,7 +76,7 @@ impl OwnedFrames {
 #[derive(Debug, Default)]
 pub struct FreeMemory {
     ranges: ArrayVec<FrameRange, MAX_RANGES>,
-    /// What no region may have: the kernel and its tables.
+    /// The memory that no region may have: the kernel and its tables.
     kernel: [FrameRange; 2],
 }
 

@@ -143,7 +143,7 @@ struct Service {
     step: usize,
     /// Time left of the step's spin.
     left: u64,
-    /// When its peer sends the next event.
+    /// The time at which its peer sends the next event.
     event: u64,
     /// `true` if the channel of that event is unmasked.
     open: bool,
@@ -168,7 +168,7 @@ struct Model<B> {
     tables: Tables<'static>,
     services: Vec<Service>,
     time: u64,
-    /// When the hypervisor's timer fires.
+    /// The time at which the hypervisor's timer fires.
     timer: u64,
     current: Option<ServiceId>,
 }
