@@ -109,7 +109,7 @@ pub struct Finding {
     pub column: usize,
     /// The problem.
     pub message: String,
-    /// What to write instead, if known.
+    /// The text to write instead, if known.
     pub help: Option<String>,
     /// Other positions that are part of the mistake: for an assertion, the rules that break it.
     pub related: Vec<Related>,
@@ -126,7 +126,7 @@ pub struct Related {
     pub says: String,
 }
 
-/// Why a policy is refused: its first 200 mistakes, and the number of the others.
+/// The reasons why a policy is refused: its first 200 mistakes, and the number of the others.
 pub struct Report {
     file: String,
     text: String,

@@ -57,7 +57,7 @@ pub struct Explanation {
     pub answers: Vec<Answer>,
 }
 
-/// Why a question cannot be answered.
+/// The reason why a question cannot be answered.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unclear {
     /// The question has no known form.

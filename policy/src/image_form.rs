@@ -31,7 +31,7 @@ pub(crate) const NOTE_SIZE: u64 = 20;
 /// header says.
 const NOTE_ALIGN: u64 = 4;
 
-/// Why the ELF writer refuses the content.
+/// The reason why the ELF writer refuses the content.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct WriteError(pub String);

@@ -62,7 +62,7 @@ pub use explain::{Answer, Explanation, Unclear};
 pub use format::{format, format_file};
 pub use graph::Graph;
 pub use pack::{Extras, PackError, Program, pack, pack_with};
-pub use printable::{is_plain, printable, printable_json, printable_lines};
+pub use printable::{hexadecimal, is_plain, printable, printable_json, printable_lines};
 pub use prove::Verdict;
 pub use read::text::text_of;
 pub use schema::schema;

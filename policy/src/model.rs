@@ -73,7 +73,7 @@ pub(crate) struct Policy {
     pub ports: Section<Port>,
     /// The grant rules.
     pub grants: Section<Grant>,
-    /// What each client of the XenStore service may reach, by the client's name.
+    /// The paths that each client of the XenStore service may reach, by the client's name.
     pub xenstore: Section<Vec<PathRight>>,
     /// The assertions, in the order of their names.
     pub assertions: Section<Assertion>,

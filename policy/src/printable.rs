@@ -1,5 +1,5 @@
-//! Characters that a policy may contain, and that are printed as they are: they are visible, and do
-//! not change the text around them.
+//! Text that is safe to print. The characters that a policy may contain are printed as they are:
+//! they are visible, and do not change the text around them.
 
 use std::borrow::Cow;
 use std::fmt::Write;
@@ -24,6 +24,12 @@ pub fn is_plain(c: char) -> bool {
         // Han, kana and Hangul, and their punctuation without its space.
         | '\u{3001}'..='\u{3020}' | '\u{3041}'..='\u{3096}' | '\u{309B}'..='\u{30FF}' | '\u{3400}'..='\u{4DBF}'
         | '\u{4E00}'..='\u{9FFF}' | '\u{AC00}'..='\u{D7A3}' | '\u{FF01}'..='\u{FF5E}')
+}
+
+/// Returns bytes in hexadecimal, two lower-case digits each.
+#[must_use]
+pub fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Returns the first character of `text` that is not plain, with its position in bytes. Spaces and

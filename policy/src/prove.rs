@@ -38,7 +38,7 @@ struct Prover<'a> {
     influence: Influence,
 }
 
-/// What breaks an assertion, as a sentence and as rules.
+/// The proof that an assertion does not hold: a sentence, and rules.
 struct Refutation {
     finding: String,
     path: Vec<Rule>,

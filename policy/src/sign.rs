@@ -5,6 +5,8 @@
 
 use ed25519_dalek::{SECRET_KEY_LENGTH, Signature, Signer, SigningKey, VerifyingKey};
 
+use crate::printable::hexadecimal;
+
 /// The first line of each kind of file: a name and a version.
 const SIGNATURE: &str = "cloister-signature 1";
 const SECRET: &str = "cloister-secret-key 1";
@@ -13,7 +15,7 @@ const PUBLIC: &str = "cloister-public-key 1";
 /// The size of the largest of these files, in bytes.
 pub const MAX_FILE: u64 = 4096;
 
-/// Why a key or a signature is refused.
+/// The reason why a key or a signature is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SignError {
@@ -64,7 +66,7 @@ pub struct Subject {
 
 impl Subject {
     fn text(&self) -> String {
-        format!("{SIGNATURE}\npolicy sha256 {}\nimage sha256 {}\n", hex(&self.policy), hex(&self.image))
+        format!("{SIGNATURE}\npolicy sha256 {}\nimage sha256 {}\n", hexadecimal(&self.policy), hexadecimal(&self.image))
     }
 }
 
@@ -76,8 +78,8 @@ pub fn generate() -> Result<(String, String), SignError> {
     let mut seed = [0; SECRET_KEY_LENGTH];
     getrandom::fill(&mut seed).map_err(|error| SignError::Random(error.to_string()))?;
     let key = SigningKey::from_bytes(&seed);
-    let secret = format!("{SECRET}\ned25519 {}\n", hex(&seed));
-    Ok((secret, format!("{PUBLIC}\ned25519 {}\n", hex(key.verifying_key().as_bytes()))))
+    let secret = format!("{SECRET}\ned25519 {}\n", hexadecimal(&seed));
+    Ok((secret, format!("{PUBLIC}\ned25519 {}\n", hexadecimal(key.verifying_key().as_bytes()))))
 }
 
 /// Signs, and returns the text of the signature's file.
@@ -90,8 +92,8 @@ pub fn sign(subject: &Subject, secret_key: &str) -> Result<String, SignError> {
     let key = SigningKey::from_bytes(&bytes(line, "ed25519", kind)?);
     let text = subject.text();
     let signature = key.sign(text.as_bytes());
-    let public = hex(key.verifying_key().as_bytes());
-    Ok(format!("{text}key ed25519 {public}\nsignature ed25519 {}\n", hex(&signature.to_bytes())))
+    let public = hexadecimal(key.verifying_key().as_bytes());
+    Ok(format!("{text}key ed25519 {public}\nsignature ed25519 {}\n", hexadecimal(&signature.to_bytes())))
 }
 
 /// Checks a signature with a trusted key, for the expected hashes.
@@ -110,15 +112,15 @@ pub fn check(subject: &Subject, signature: &str, public_key: &str) -> Result<(),
     let [policy, image, signer, made] = lines(signature, SIGNATURE, kind)?;
     let signer: [u8; 32] = bytes(signer, "key ed25519", kind)?;
     if signer != trusted {
-        return Err(SignError::OtherKey(hex(&signer)));
+        return Err(SignError::OtherKey(hexadecimal(&signer)));
     }
     let policy: [u8; 32] = bytes(policy, "policy sha256", kind)?;
     if policy != subject.policy {
-        return Err(SignError::OtherPolicy(hex(&policy)));
+        return Err(SignError::OtherPolicy(hexadecimal(&policy)));
     }
     let image: [u8; 32] = bytes(image, "image sha256", kind)?;
     if image != subject.image {
-        return Err(SignError::OtherImage(hex(&image)));
+        return Err(SignError::OtherImage(hexadecimal(&image)));
     }
     let made = Signature::from_bytes(&bytes(made, "signature ed25519", kind)?);
     key.verify_strict(subject.text().as_bytes(), &made).map_err(|_| SignError::False)
@@ -154,10 +156,6 @@ fn bytes<const N: usize>(line: &str, name: &str, kind: &'static str) -> Result<[
         *place = u8::from_str_radix(digits, 16).map_err(|_| wrong())?;
     }
     Ok(out)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

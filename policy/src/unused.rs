@@ -1,8 +1,8 @@
 //! Finds rights that were never used: those that a policy gives, except those that the kernel
 //! recorded in a run of the image.
 //!
-//! The kernel writes its record to the console, in lines `use: SERVICE NAME KIND WORD…`. A line of
-//! a service starts with the service's name, so it cannot look like the kernel's.
+//! The kernel writes its record to the console, in lines `use: SERVICE NAME KIND WORD…`. A line
+//! of a service starts with the service's name, so it cannot look like the kernel's.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,11 +12,12 @@ use serde::Serialize;
 use toml_edit::{DocumentMut, Item};
 
 use crate::checked::{Checked, parse};
+use crate::printable::hexadecimal;
 
 /// The size of the largest log, in bytes.
 pub const MAX_LOG: u64 = 256 << 20;
 
-/// Why the use of rights is unknown.
+/// The reason why the use of rights is unknown.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum UnusedError {
@@ -71,7 +72,7 @@ type Record = BTreeMap<(String, String, String), BTreeSet<String>>;
 /// # Errors
 /// The log has no report, or is of another policy.
 pub fn unused(policy: &Checked, log: &str) -> Result<Usage, UnusedError> {
-    let own: String = policy.hash().iter().map(|byte| format!("{byte:02x}")).collect();
+    let own = hexadecimal(&policy.hash());
     let mut record = Record::new();
     let mut policy_named = false;
     for line in log.lines().map(kernel_text) {
@@ -246,7 +247,7 @@ mod tests {
 
     /// Returns a log in which everything was used.
     fn log() -> String {
-        let hash: String = policy().hash().iter().map(|byte| format!("{byte:02x}")).collect();
+        let hash = hexadecimal(&policy().hash());
         format!(
             "(d1) cloister: policy {hash}\n(d1) driver: hello\n\
              use: driver console console write\nuse: driver clock clock now\n(d1) use: driver events port open send close\r\n\

@@ -79,7 +79,7 @@ fn unusable_input_is_exit_status_2() {
 #[test]
 fn hash_canonical_and_bindings_print_what_the_library_says() {
     let policy = cloister_policy::load(&folder().join("default.toml")).unwrap();
-    let hash: String = policy.hash().iter().map(|byte| format!("{byte:02x}")).collect();
+    let hash = cloister_policy::hexadecimal(&policy.hash());
     assert_eq!(stdout(&run(&["hash", "default.toml"])), format!("{hash}\n"));
     assert_eq!(stdout(&run(&["canonical", "default.toml"])), policy.canonical());
     assert_eq!(stdout(&run(&["bindings", "default.toml", "http"])), policy.bindings("http").unwrap());

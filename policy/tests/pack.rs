@@ -4,38 +4,12 @@
 mod common;
 
 use cloister_caps::tables::{RegionKind, Tables};
-use cloister_policy::{Checked, PackError, Program, pack, parse};
+use cloister_policy::{PackError, Program, pack};
+use common::image::{NAMES, kernel, policy};
 use common::{Elf, Header, Part, headers, physical};
 use proptest::prelude::*;
 
 const PAGE: u64 = 4096;
-const NAMES: [&str; 3] = ["driver", "manager", "store"];
-
-fn policy() -> Checked {
-    parse("good.toml", include_str!("good.toml")).unwrap()
-}
-
-/// Returns a kernel like ours: the note in its first segment, the pointer to the tables at the
-/// start of the third.
-fn kernel() -> Elf {
-    let mut boot = common::pvh_note(0x10_0020);
-    boot.resize(0x15E, 0x90);
-    let mut data = Part::new(6, 0xFFFF_FFFF_8010_3000, 0x10_3000, &[7; 0x3D0]);
-    data.memory_size = 0x5000;
-    Elf {
-        entry: 0x10_0020,
-        parts: vec![
-            Part::new(5, 0x10_0000, 0x10_0000, &boot),
-            Part::new(5, 0xFFFF_FFFF_8010_1000, 0x10_1000, &[0xCC; 0x1000]),
-            Part::new(4, 0xFFFF_FFFF_8010_2000, 0x10_2000, &[0; 0x1000]),
-            data,
-        ],
-        note: Some((0, 20)),
-        symbol: Some(("CLOISTER_TABLES".into(), 0xFFFF_FFFF_8010_2000)),
-        ..Elf::default()
-    }
-}
-
 fn program(index: usize) -> Elf {
     let base = 0x0100_0000 * (index as u64 + 1);
     let fill = index as u8 + 1;

@@ -2,8 +2,8 @@
 //!
 //! The sources clamp the number (`caps/src/clamped.rs`). A compiler that knows all entries of the
 //! table may turn the minimum into a comparison and a branch. A processor that mispredicts the
-//! branch loads from wherever the number points (Spectre). The sources do not show
-//! which of the two the compiler chose.
+//! branch loads from wherever the number points (Spectre). The sources do not show which of the two
+//! the compiler chose.
 
 use std::path::Path;
 

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::Args;
 use cloister_bed::Guest;
+use cloister_policy::hexadecimal;
 use sha2::{Digest, Sha256};
 
 use crate::backend_domain::PolicyArguments;
@@ -71,10 +72,6 @@ fn write(folder: &Path, files: &[(&str, Vec<u8>)]) -> Result<()> {
     }
     // `sha256sum -c` reads this form.
     put("SHA256SUMS", sums.as_bytes())
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Returns the `xl` configuration: the guest as it is tested, but with DHCP and a restart after a

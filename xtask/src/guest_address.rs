@@ -3,7 +3,7 @@
 use clap::ValueEnum;
 use cloister_bed::guest::STATIC_CMDLINE;
 
-/// How the guest gets its IP address.
+/// Says how the guest gets its IP address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum GuestAddress {
     /// 10.0.2.15, given on the command line

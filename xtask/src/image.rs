@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
 use cargo_metadata::Metadata;
-use cloister_policy::{Checked, Extras, Program};
+use cloister_policy::{Checked, Extras, Program, hexadecimal};
 
 use crate::inventory;
 use crate::stages::Stages;
@@ -95,7 +95,7 @@ pub fn build_with(policy_file: &Path, extra: &[Extra], stages: &mut Stages) -> R
     let packed = cloister_policy::pack_with(&policy, &kernel, &list, &extras).context("the image cannot be packed")?;
     let elf = folder.join("cloister.elf");
     write_if_changed(&elf, &packed)?;
-    let hash = policy.hash().iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"));
+    let hash = hexadecimal(&policy.hash());
     let services = programs.into_iter().map(|(name, _)| name).collect();
     Ok(Image { elf, folder, policy: policy_file, hash, services })
 }

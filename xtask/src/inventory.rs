@@ -9,7 +9,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use cargo_metadata::{CargoOpt, DependencyKind, Metadata, MetadataCommand, Package, PackageId, TargetKind};
-use cloister_policy::Checked;
+use cloister_policy::{Checked, hexadecimal};
 use serde_json::{Value, json};
 use toml_edit::Document;
 
@@ -121,7 +121,7 @@ fn sbom(
         let on: BTreeSet<String> = dependencies(metadata, &package.id).into_iter().filter_map(of).collect();
         dependencies_of.push(json!({ "ref": reference(package), "dependsOn": on }));
     }
-    let hash = policy.hash().iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"));
+    let hash = hexadecimal(&policy.hash());
     Ok(json!({
         "bomFormat": "CycloneDX",
         "specVersion": "1.6",

@@ -16,8 +16,10 @@ const PROBER: &str = "prober";
 /// Marks of a failed run: the prober's word for an attempt that succeeded and must not, and the
 /// kernel's fatal error.
 const FAILED: [&str; 2] = ["BREACH", "cloister: fatal:"];
-/// In the prober's last line: the mark by which it is found, and its end if nothing was breached.
-const DONE: [&str; 2] = ["done: ", ", 0 breaches"];
+/// The mark of the prober's last line.
+const LAST_LINE_MARK: &str = "done: ";
+/// The end of the prober's last line if no attempt was a breach.
+const NO_BREACHES: &str = ", 0 breaches";
 
 #[derive(Args)]
 pub struct Arguments {
@@ -27,7 +29,7 @@ pub struct Arguments {
     /// The image's command line
     #[arg(long, value_name = "S", default_value = "")]
     cmdline: String,
-    /// How many seconds the run may take
+    /// The longest time that the run may take, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 120)]
     limit: u64,
     /// Show Xen's own messages too
@@ -66,8 +68,8 @@ fn verdict(lines: &[&str]) -> Option<bool> {
     if lines.iter().any(|line| FAILED.iter().any(|mark| line.contains(mark))) {
         return Some(false);
     }
-    let done = |line: &&&str| line.contains(DONE[0]);
-    lines.iter().find(done).map(|line| line.trim_end().ends_with(DONE[1]))
+    let last = lines.iter().find(|line| line.contains(LAST_LINE_MARK));
+    last.map(|line| line.trim_end().ends_with(NO_BREACHES))
 }
 
 #[cfg(test)]
@@ -76,7 +78,7 @@ mod tests {
 
     #[test]
     fn a_run_passes_only_when_the_prober_ends_without_a_breach() {
-        let done = "prober: done: 90 attempts, 40 restarts, 50 refusals, 3 allowed, 0 breaches";
+        let done = "prober: done: 90 attempts, 40 faulted, 30 refused, 5 taken in, 15 without effect; 3 operations allowed, 0 breaches";
         assert_eq!(verdict(&["starting"]), None);
         assert_eq!(verdict(&["starting", done]), Some(true));
         assert_eq!(verdict(&["starting", &done.replace(", 0 b", ", 10 b")]), Some(false));

@@ -50,7 +50,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
 
 /// Returns the program and the address that a log line names, if it belongs to a fault report.
 ///
-/// A report begins with `fault: <service> … rip=0x…` or `kernel fault: … rip=0x…`; the lines
+/// A report begins with `fault: <service> … rip=0x…` or `kernel fault: … rip=0x…`. The lines
 /// ` at 0x…` after it are its callers. `subject` keeps the program of the current report.
 fn address_in(line: &str, subject: &mut Option<String>) -> Option<(String, u64)> {
     let (program, rest) = if let Some(at) = line.find("kernel fault: ") {
@@ -59,16 +59,16 @@ fn address_in(line: &str, subject: &mut Option<String>) -> Option<(String, u64)>
         let rest = &line[at + "fault: ".len()..];
         (rest.split_whitespace().next()?.trim_end_matches(':'), rest)
     } else {
-        let address = hexadecimal(line.trim_end().rsplit_once(" at 0x")?.1)?;
+        let address = parse_hexadecimal(line.trim_end().rsplit_once(" at 0x")?.1)?;
         return subject.clone().map(|program| (program, address));
     };
     *subject = Some(program.to_owned());
     let digits = rest.split_once("rip=0x")?.1;
-    Some((program.to_owned(), hexadecimal(digits)?))
+    Some((program.to_owned(), parse_hexadecimal(digits)?))
 }
 
 /// Parses the hexadecimal number at the beginning of a text.
-fn hexadecimal(text: &str) -> Option<u64> {
+fn parse_hexadecimal(text: &str) -> Option<u64> {
     let end = text.find(|c: char| !c.is_ascii_hexdigit()).unwrap_or(text.len());
     u64::from_str_radix(&text[..end], 16).ok()
 }
@@ -187,7 +187,7 @@ mod tests {
         assert_eq!(symbols.describe("self", u64::MAX).expect("no error"), ["(no function there)"]);
         // The program is loaded anywhere; its first mapping is its address 0.
         let maps = std::fs::read_to_string("/proc/self/maps").expect("maps");
-        let base = hexadecimal(&maps).expect("an address");
+        let base = parse_hexadecimal(&maps).expect("an address");
         let address = run as fn(&Arguments) -> Result<ExitCode> as usize as u64;
         let lines = symbols.describe("self", address - base).expect("no error");
         let place = "xtask::symbolize::run (";

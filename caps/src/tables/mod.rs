@@ -100,7 +100,7 @@ macro_rules! enum_field {
 }
 
 enum_field! {
-    /// What happens when a service faults and has no restarts left.
+    /// The action when a service faults and has no restarts left.
     AfterLimit {
         /// The image stops with a crash code.
         StopImage = 0,

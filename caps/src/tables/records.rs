@@ -173,7 +173,7 @@ records! {
             restart_limit: u16,
             /// Its priority. A service of a larger one runs first.
             priority: u8,
-            /// What happens at a fault past the limit.
+            /// The action at a fault past the limit.
             after_limit: AfterLimit,
         }
         /// A loadable part of a service's program.

@@ -25,12 +25,12 @@ const LOWER_HALF_END: u64 = 1 << 46;
 
 // `capability_is_valid` keeps the slots of a service as the bits of a word.
 const_assert!(MAX_SLOTS == 64);
-// `Mapped` keeps the services that map a region as the bits of a half-word.
+// `SeenMappings` keeps the services that map a region as the bits of a half-word.
 const_assert!(MAX_SERVICES <= u16::BITS as usize);
 
 /// The earlier mappings of a region, while mappings are checked.
 #[derive(Clone, Copy, Default)]
-struct Mapped {
+struct SeenMappings {
     /// A bit for each service that maps the region.
     services: u16,
     /// `true` if one of them may write the region.
@@ -38,7 +38,7 @@ struct Mapped {
 }
 
 /// The earlier capabilities, while capabilities are checked.
-struct Held {
+struct SeenCapabilities {
     /// For each service, a bit for each slot in use.
     slots: [u64; MAX_SERVICES],
     /// For each region, a bit for each service with a capability to its mapping.
@@ -363,11 +363,11 @@ impl<'a> Tables<'a> {
         check_each("service", &self.services().raw(), |service| self.service_is_valid(service))?;
         check_each("segment", &self.segments().raw(), |segment| self.segment_is_valid(segment, image))?;
         check_each("region", &self.regions().raw(), |region| self.region_is_valid(region, image))?;
-        let mut mapped = [Mapped::default(); MAX_REGIONS];
-        check_each("mapping", &self.mappings().raw(), |mapping| self.mapping_is_valid(mapping, &mut mapped))?;
-        let mut held = Held { slots: [0; MAX_SERVICES], regions: [0; MAX_REGIONS] };
+        let mut seen = [SeenMappings::default(); MAX_REGIONS];
+        check_each("mapping", &self.mappings().raw(), |mapping| self.mapping_is_valid(mapping, &mut seen))?;
+        let mut seen = SeenCapabilities { slots: [0; MAX_SERVICES], regions: [0; MAX_REGIONS] };
         check_each("capability", &self.capabilities().raw(), |capability| {
-            self.capability_is_valid(capability, &mut held)
+            self.capability_is_valid(capability, &mut seen)
         })?;
         check_each("queue", &self.queues().raw(), |queue| self.queue_is_valid(queue))?;
         check_each("grant", &self.grants().raw(), |grant| self.grant_is_valid(grant))?;
@@ -433,17 +433,17 @@ impl<'a> Tables<'a> {
             && region.clear_on_restart < 2
     }
 
-    /// Checks one mapping. `mapped` holds the earlier mappings of each region.
-    fn mapping_is_valid(&self, mapping: &raw::Mapping, mapped: &mut [Mapped; MAX_REGIONS]) -> bool {
+    /// Checks one mapping. `seen` has the earlier mappings of each region.
+    fn mapping_is_valid(&self, mapping: &raw::Mapping, seen: &mut [SeenMappings; MAX_REGIONS]) -> bool {
         let region = self.regions().raw().get(usize::from(mapping.region));
         let writable = mapping.access == Access::ReadWrite;
         let access_fits = region.is_some_and(|region| {
             matches!(region.kind, RegionKind::Fixed | RegionKind::Share | RegionKind::XenStoreRing) || !writable
         });
         let service = 1_u16.checked_shl(u32::from(mapping.service)).unwrap_or_default();
-        let fits_others = mapped.get_mut(usize::from(mapping.region)).is_some_and(|mapped| {
-            let fits = mapped.services & service == 0 && !(writable && mapped.writable);
-            *mapped = Mapped { services: mapped.services | service, writable: mapped.writable || writable };
+        let fits_others = seen.get_mut(usize::from(mapping.region)).is_some_and(|seen| {
+            let fits = seen.services & service == 0 && !(writable && seen.writable);
+            *seen = SeenMappings { services: seen.services | service, writable: seen.writable || writable };
             fits
         });
         self.is_service(mapping.service)
@@ -454,9 +454,9 @@ impl<'a> Tables<'a> {
             && mapping.address < LOWER_HALF_END
     }
 
-    /// Checks one capability. A service has at most one for each of its mappings, so that nothing
-    /// it owns has two names.
-    fn capability_is_valid(&self, capability: &raw::Capability, held: &mut Held) -> bool {
+    /// Checks one capability. `seen` has the earlier ones. A service has at most one for each of
+    /// its mappings, so that nothing it owns has two names.
+    fn capability_is_valid(&self, capability: &raw::Capability, seen: &mut SeenCapabilities) -> bool {
         let object = capability.object as usize;
         let exists = match capability.kind {
             Kind::Sender => self.queues().raw().get(object).is_some_and(|queue| queue.sender == capability.service),
@@ -465,7 +465,7 @@ impl<'a> Tables<'a> {
             Kind::Grant => object < self.grants().len(),
             Kind::Region => self.mappings().raw().get(object).is_some_and(|mapping| {
                 let service = 1_u16.checked_shl(u32::from(mapping.service)).unwrap_or_default();
-                let is_first = held.regions.get_mut(usize::from(mapping.region)).is_some_and(|services| {
+                let is_first = seen.regions.get_mut(usize::from(mapping.region)).is_some_and(|services| {
                     let first = *services & service == 0;
                     *services |= service;
                     first
@@ -475,7 +475,7 @@ impl<'a> Tables<'a> {
             Kind::Console | Kind::Clock | Kind::Entropy | Kind::Power | Kind::Info => object == 0,
         };
         let slot = 1u64.checked_shl(u32::from(capability.slot)).unwrap_or_default();
-        let slot_is_free = held.slots.get_mut(usize::from(capability.service)).is_some_and(|slots| {
+        let slot_is_free = seen.slots.get_mut(usize::from(capability.service)).is_some_and(|slots| {
             let free = *slots & slot == 0;
             *slots |= slot;
             free && slot != 0

@@ -1,4 +1,4 @@
-//! What a PVH guest finds at its start (`arch-x86/hvm/start_info.h`).
+//! The start info, which a PVH guest finds at its start (`arch-x86/hvm/start_info.h`).
 
 use static_assertions::const_assert_eq;
 

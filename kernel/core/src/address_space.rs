@@ -8,7 +8,7 @@ use cloister_caps::{Gfn, PAGE_SIZE, ServiceId};
 use crate::memory::{FrameRange, FreeMemory, OwnedFrames};
 use crate::placement::Placements;
 
-/// The most writable segments of all services together.
+/// The largest number of writable segments of all services together.
 const MAX_SEGMENTS: usize = 4 * MAX_SERVICES;
 
 /// Says how a service may use its pages. None are writable and executable.

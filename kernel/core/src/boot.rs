@@ -25,7 +25,7 @@ pub trait PhysicalMemory {
     fn read(&self, address: u64, into: &mut [u8]) -> bool;
 }
 
-/// The most memory-map entries that are read.
+/// The largest number of memory-map entries that are read.
 pub const MAX_MAP: usize = 64;
 /// The longest command line in bytes, without its NUL.
 pub const MAX_COMMAND_LINE: usize = 4095;

@@ -25,9 +25,9 @@ pub enum RestartStep {
     Load,
 }
 
-/// Performs the steps of a restart, in order: the new run finds nothing of the earlier one in the
-/// memory that it alone has, and then its program as the image holds it.
-pub fn restart(tables: &Tables<'_>, service: ServiceId, mut perform: impl FnMut(RestartStep)) {
+/// Passes the steps of a restart to `perform`, in order: clear the memory that only this service
+/// maps, then load its program as the image holds it.
+pub fn for_each_restart_step(tables: &Tables<'_>, service: ServiceId, mut perform: impl FnMut(RestartStep)) {
     cleared_at_restart(tables, service).for_each(|region| perform(RestartStep::Clear(region)));
     perform(RestartStep::Load);
 }

@@ -34,7 +34,7 @@ pub struct LineBuffer {
 impl LineBuffer {
     /// The longest line in bytes. Longer ones are broken.
     pub const LENGTH: usize = 160;
-    /// The most lines that may come at once.
+    /// The largest number of lines that may come at once.
     const BURST: u32 = 200;
     /// Time in ns that earns one more line.
     const REFILL: u64 = 2_000_000;

@@ -4,7 +4,7 @@ use cloister_caps::tables::{MAX_GRANT_REFS, Tables};
 use cloister_caps::xen::grant::ENTRIES_PER_FRAME;
 use core::fmt;
 
-/// The most frames of the grant table: those of `MAX_GRANT_REFS` entries.
+/// The largest number of frames of the grant table: those of `MAX_GRANT_REFS` entries.
 pub const MAX_FRAMES: u32 = MAX_GRANT_REFS.div_ceil(ENTRIES_PER_FRAME);
 
 /// Says that Xen offers fewer frames than the grant rules need.

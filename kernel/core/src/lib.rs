@@ -27,5 +27,5 @@ mod test_tables;
 pub mod usage;
 
 pub use accounting::{Accounting, Costs};
-pub use kernel::{Answer, Kernel, Outcome, Verdict};
+pub use kernel::{Answer, FaultAction, Kernel, Outcome};
 pub use platform::Platform;

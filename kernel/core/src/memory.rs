@@ -6,7 +6,8 @@ use cloister_caps::{Gfn, PAGE_SIZE};
 
 use crate::boot::{BootError, MapEntry, StartInfo};
 
-/// The most free ranges that are kept. A split that would make more loses its smaller part.
+/// The largest number of free ranges that are kept. A split that would make more loses its smaller
+/// part.
 const MAX_RANGES: usize = 64;
 
 /// Holds adjacent frames: `start .. end`.
@@ -76,7 +77,7 @@ impl OwnedFrames {
 #[derive(Debug, Default)]
 pub struct FreeMemory {
     ranges: ArrayVec<FrameRange, MAX_RANGES>,
-    /// What no region of the toolstack's may have: the kernel and its tables.
+    /// The memory that no region of the toolstack's may have: the kernel and its tables.
     kernel: [FrameRange; 2],
     /// Nor these: all frames that the set had when [`free_memory`] made it.
     given_out: ArrayVec<FrameRange, MAX_RANGES>,

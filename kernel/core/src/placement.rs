@@ -86,14 +86,14 @@ pub struct BootRegions {
 /// Says why regions cannot be placed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PlacementError {
-    /// A region needs more adjacent pages than are free.
+    /// A region needs more pages than the largest free range has.
     TooLittleMemory {
         /// The region.
         region: RegionId,
         /// Adjacent pages that it needs.
         needs: u64,
         /// Pages in the largest free range.
-        free: u64,
+        largest: u64,
     },
     /// The boot module does not start at a page boundary.
     ModuleUnaligned,
@@ -107,9 +107,9 @@ pub enum PlacementError {
 impl fmt::Display for PlacementError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            PlacementError::TooLittleMemory { region, needs, free } => write!(
+            PlacementError::TooLittleMemory { region, needs, largest } => write!(
                 f,
-                "too little memory: {region} needs {needs} adjacent pages, {free} are free; give the guest more memory"
+                "too little memory: {region} needs {needs} adjacent pages; the largest free range has {largest}; give the guest more memory"
             ),
             PlacementError::ModuleUnaligned => write!(f, "the boot module does not start at a page boundary"),
             PlacementError::InKernel(region) => write!(f, "{region} lies in the kernel or in memory that it gives out"),
@@ -165,7 +165,7 @@ fn take(region: RegionId, pages: u64, min_aligned: u64, free: &mut FreeMemory) -
     let frames = aligned.or_else(|| free.take(pages)).ok_or(PlacementError::TooLittleMemory {
         region,
         needs: pages,
-        free: largest,
+        largest,
     })?;
     Ok(Placement { frame: frames.first(), pages, length: pages * PAGE_SIZE as u64 })
 }

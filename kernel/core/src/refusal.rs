@@ -23,7 +23,7 @@ pub struct Refusal<'a> {
     pub arguments: [u64; 4],
     /// The capability in the slot, if there is one.
     pub capability: Option<Capability>,
-    /// Why the call was refused.
+    /// The reason of the refusal.
     pub status: Status,
 }
 

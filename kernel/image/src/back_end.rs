@@ -14,7 +14,7 @@ use cloister_kernel_core::placement::RegionFrame;
 use crate::hypercall::{self, EVENT_CHANNEL_OP, GRANT_TABLE_OP, Hypercall, hypercall};
 use crate::hypercall_page::Xen;
 
-/// Stands for no handle. Xen's handles are indices into a far smaller table.
+/// Marks a page without a handle. Xen's handles are indices into a far smaller table.
 const NO_HANDLE: u32 = u32::MAX;
 
 /// `struct gnttab_map_grant_ref` (`grant_table.h`).

@@ -36,8 +36,8 @@ static CLOISTER_TABLES: [u64; 2] = [0; 2];
 /// `XENFEAT_auto_translated_physmap` and `XENFEAT_hvm_callback_vector` (`features.h`).
 const REQUIRED_FEATURES: u32 = 1 << 2 | 1 << 8;
 
-/// Times that the cost of an interrupt is measured: once with cold caches, once with warm ones.
-/// Each makes the boot longer.
+/// The number of times that the cost of an interrupt is measured: once with cold caches, once with
+/// warm ones. Each makes the boot longer.
 const MEASUREMENTS: u32 = 2;
 
 /// Says why the image cannot run on this machine.

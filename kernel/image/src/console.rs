@@ -14,7 +14,7 @@ use crate::{hypercall, paging, processor};
 
 /// Bytes of text that can wait for room in the ring.
 const BACKLOG: usize = 16 * 1024;
-/// Times that [`drain`] yields the processor to the daemon before it gives up.
+/// The number of times that [`drain`] yields the processor to the daemon before it gives up.
 const MAX_DRAIN_YIELDS: usize = 20_000;
 
 /// Holds the output side of the ring, and the text that waits for room in it.

@@ -34,9 +34,9 @@ counts! {
     SystemCall: "system-calls",
     /// System calls `wait`.
     Wait: "waits",
-    /// Changes from one service to another.
+    /// Switches from one service to another.
     Switch: "switches",
-    /// Times that the processor slept.
+    /// Sleeps of the processor.
     Sleep: "sleeps",
 }
 

@@ -40,10 +40,10 @@ static IDLE: AtomicU64 = AtomicU64::new(0);
 /// The address of the port numbers in use.
 static PORT_NUMBERS: AtomicU64 = AtomicU64::new(0);
 
-/// Stands for the way into Xen.
+/// Proves that hypercalls are possible.
 ///
 /// # Holding one proves
-/// The hypercall instruction is chosen, so hypercalls are possible.
+/// The hypercall instruction is chosen.
 #[derive(Clone, Copy)]
 pub struct Xen(());
 
@@ -57,7 +57,7 @@ pub fn choose_instruction(vmcall: bool) -> Xen {
     Xen(())
 }
 
-/// Returns the way into Xen once the instruction is chosen. It is for code that may run before.
+/// Returns the proof if the hypercall instruction is chosen. It is for code that may run before.
 pub fn chosen() -> Option<Xen> {
     (HYPERCALL.load(Ordering::Relaxed) != 0).then_some(Xen(()))
 }

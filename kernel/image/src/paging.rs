@@ -107,8 +107,8 @@ pub fn kernel_end_address() -> u64 {
     physical(&raw const kernel_end)
 }
 
-/// Stands for the boot code's identity map: the first 4 GiB of physical memory at the addresses
-/// that they have.
+/// Gives access to the boot code's identity map: the first 4 GiB of physical memory at their own
+/// addresses.
 ///
 /// # Holding one proves
 /// The map is in force, and whoever borrows it exclusively is alone in using it. All page tables

@@ -238,7 +238,7 @@ pub fn counter() -> u64 {
     u64::from(low) | u64::from(high) << 32
 }
 
-/// Stands for the processor's source of random bits.
+/// Gives access to the processor's source of random bits.
 ///
 /// # Holding one proves
 /// CPUID announced RDRAND.

@@ -13,7 +13,7 @@ use crate::console;
 /// The least time between two samples, in ns. It is not a round number: periodic work would be met
 /// always or never.
 const INTERVAL: u64 = 49_999;
-/// The most samples that are kept. Later ones are only counted.
+/// The largest number of samples that are kept. Later ones are only counted.
 const MAX_SAMPLES: usize = 16_384;
 /// The bit of a sample at which the service's number begins. Below it is the instruction's address,
 /// which is less than 2^56 for every service.

@@ -5,7 +5,7 @@ use cloister_kernel_core::run_loop::{self, Cause, Entry, Processor};
 #[cfg(feature = "profile")]
 use cloister_kernel_core::schedule::Alarm;
 use cloister_kernel_core::schedule::Next;
-use cloister_kernel_core::{Kernel, Outcome, Platform, Verdict};
+use cloister_kernel_core::{FaultAction, Kernel, Outcome, Platform};
 
 use crate::count::{self, Count, count};
 use crate::fatal::fatal;
@@ -184,15 +184,15 @@ impl Run {
             console::line(format_args!("fault: {name} {what} rip={rip:#x} rsp={rsp:#x} error={error:#x}"));
         }
         match self.kernel.fault(service) {
-            Verdict::Restart(count) => {
+            FaultAction::Restart(count) => {
                 console::line(format_args!("restart: {name} number {count}"));
                 self.services.restart(service, self.kernel.placements(), frame);
-                // A restart must clear what a change of services clears. Without a current service,
-                // the next `resume` makes a change.
+                // A restart must clear what a switch to another service clears. Without a current
+                // service, the next `resume` switches.
                 self.current = None;
             }
-            Verdict::StopService => console::line(format_args!("stopped: {name}: its restart rule allows no more")),
-            Verdict::StopImage => {
+            FaultAction::StopService => console::line(format_args!("stopped: {name}: its restart rule allows no more")),
+            FaultAction::StopImage => {
                 fatal(format_args!("{name} faulted, and its restart rule stops the image (rip={rip:#x})"))
             }
         }
@@ -271,7 +271,7 @@ impl Processor for Run {
                 machine.unmask(port);
                 None
             } else {
-                // A port that no rule stands for stays masked.
+                // A port that belongs to no rule stays masked.
                 kernel.event(port)
             });
         });

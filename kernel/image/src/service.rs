@@ -4,7 +4,7 @@
 use cloister_caps::ServiceId;
 use cloister_caps::tables::{PerService, Tables};
 use cloister_kernel_core::address_space::{SegmentCopies, SegmentCopy, image_pages, region_pages};
-use cloister_kernel_core::clearing::{RestartStep, cleared_at_boot, restart};
+use cloister_kernel_core::clearing::{RestartStep, cleared_at_boot, for_each_restart_step};
 use cloister_kernel_core::memory::FreeMemory;
 use cloister_kernel_core::placement::Placements;
 
@@ -52,10 +52,10 @@ impl Services {
         cleared_at_boot(&self.tables).for_each(|region| paging::clear_region(&placements[region]));
     }
 
-    /// Restarts a service: clears the memory that its earlier run had alone, and loads its program.
+    /// Restarts a service: clears the memory that only it maps, and loads its program.
     pub fn restart(&mut self, service: ServiceId, placements: &Placements, frame: &mut TrapFrame) {
         let tables = self.tables;
-        restart(&tables, service, |step| match step {
+        for_each_restart_step(&tables, service, |step| match step {
             RestartStep::Clear(region) => paging::clear_region(&placements[region]),
             RestartStep::Load => self.load(service, frame),
         });

@@ -34,7 +34,8 @@ mod field {
 
 /// Words with the ports of the 2-level ABI. Each has 64.
 const PORT_WORDS: usize = PORTS / 64;
-/// Times that a record is read again while Xen is changing it. Then it is taken as it is.
+/// The number of times that a record is read again while Xen is changing it. Then it is taken as it
+/// is.
 const RETRIES: usize = 1_000;
 
 /// Gives access to the shared info page.

@@ -134,8 +134,8 @@ impl TrapFrame {
     }
 }
 
-/// Stands for the trap frames of all services. They are no part of it, because they would lie on
-/// the stack while the kernel's state is made.
+/// Gives access to the trap frames of all services. It does not contain them: they would lie on the
+/// stack while the kernel's state is made.
 ///
 /// # Holding one proves
 /// Only the holder refers to trap frames, while the kernel runs.

@@ -73,8 +73,8 @@ pub(crate) struct Index {
 }
 
 impl Index {
-    /// Returns the index of a policy. Returns `None` if it names an entry that is not defined, which
-    /// a checked policy does not.
+    /// Returns the index of a policy. Returns `None` if it names an entry that is not defined. A
+    /// checked policy names none.
     pub(crate) fn new(policy: &Policy) -> Option<Index> {
         let mut index = Index {
             services: policy.services.items.iter().map(|_| ServiceLinks::default()).collect(),

@@ -1,5 +1,5 @@
-//! Checks that everything that assertions name is defined. They are proved later, on a
-//! sound policy.
+//! Checks that everything that assertions name is defined. They are proved later, on a sound
+//! policy.
 
 use crate::authority::target;
 use crate::diagnostic::{Diagnostic, Log, Spanned};

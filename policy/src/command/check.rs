@@ -1,9 +1,9 @@
 use std::path::{Path, PathBuf};
 
-use cloister_policy::{Finding, Report, Sound, analyse, load};
+use cloister_policy::{Finding, Report, Sound, analyse, hexadecimal, load};
 use serde::Serialize;
 
-use super::outcome::{Format, Outcome, Output, Status, hex, json, shown};
+use super::outcome::{Format, Outcome, Output, Status, json, shown};
 
 /// Check policies, and report what is wrong with them
 #[derive(clap::Args)]
@@ -56,7 +56,7 @@ impl Arguments {
 
     /// Returns the number of services and the hash of a policy that holds.
     fn one(&self, file: &Path) -> Result<(usize, String), Report> {
-        let facts = |policy: &Sound| (policy.services().count(), hex(&policy.hash()));
+        let facts = |policy: &Sound| (policy.services().count(), hexadecimal(&policy.hash()));
         if !self.analysis_only {
             return load(file).map(|policy| facts(&policy));
         }

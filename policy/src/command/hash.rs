@@ -1,4 +1,6 @@
-use super::outcome::{Outcome, PolicyFile, hex};
+use cloister_policy::hexadecimal;
+
+use super::outcome::{Outcome, PolicyFile};
 
 /// Print the SHA-256 of a policy's canonical form, as the kernel prints it at boot
 #[derive(clap::Args)]
@@ -9,6 +11,6 @@ pub struct Arguments {
 
 impl Arguments {
     pub fn run(self) -> Outcome {
-        self.policy.with_checked(|policy| Outcome::holds(hex(&policy.hash()) + "\n"))
+        self.policy.with_checked(|policy| Outcome::holds(hexadecimal(&policy.hash()) + "\n"))
     }
 }

@@ -123,11 +123,6 @@ pub fn shown(path: &Path) -> String {
     printable(&path.display().to_string()).into_owned()
 }
 
-/// Returns bytes in hexadecimal.
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 /// The version of the JSON output. It changes when a reader of the previous version would fail.
 const JSON_VERSION: u32 = 1;
 

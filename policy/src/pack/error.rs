@@ -7,7 +7,7 @@ use crate::image_form::WriteError;
 /// The symbol of the kernel for address and length of the tables, each a `u64`.
 pub(super) const TABLES_SYMBOL: &str = "CLOISTER_TABLES";
 
-/// Why an image could not be packed.
+/// The reason why an image could not be packed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PackError {

@@ -2,6 +2,7 @@
 
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
+use crate::printable::hexadecimal;
 use crate::prove::Verdict;
 
 /// A table of the page.
@@ -38,7 +39,7 @@ impl Page {
 
     /// Returns the hash in hexadecimal.
     pub(super) fn hash_text(&self) -> String {
-        self.hash.iter().map(|byte| format!("{byte:02x}")).collect()
+        hexadecimal(&self.hash)
     }
 }
 

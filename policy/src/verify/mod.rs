@@ -25,6 +25,7 @@ use sha2::{Digest, Sha256};
 
 use crate::checked::parse;
 use crate::image_limits::{MAX_ERRORS, MAX_POLICY};
+use crate::printable::hexadecimal;
 use image::Image;
 
 pub use crate::image_limits::MAX_IMAGE;
@@ -107,7 +108,7 @@ impl Verdict {
         if hash != self.policy_hash {
             self.error(
                 "policy",
-                format!("the text's hash is {}, the tables say {}", render::hex(&hash), render::hex(&self.policy_hash)),
+                format!("the text's hash is {}, the tables say {}", hexadecimal(&hash), hexadecimal(&self.policy_hash)),
             );
             return false;
         }
@@ -164,7 +165,7 @@ impl Verdict {
                     "policy",
                     format!(
                         "the image carries another policy: the given file's hash is {}",
-                        render::hex(&checked.hash())
+                        hexadecimal(&checked.hash())
                     ),
                 ));
             }

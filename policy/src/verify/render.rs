@@ -6,11 +6,7 @@ use std::fmt::Write;
 use serde_json::{Value, json};
 
 use super::verdict::{COUNTS, Finding, Severity, Unaligned, Verdict};
-use crate::printable::printable;
-
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
+use crate::printable::{hexadecimal, printable};
 
 /// Returns a notice for each service with the instructions that only unaligned execution would
 /// reach.
@@ -64,15 +60,15 @@ impl Verdict {
 }
 
 fn write_text(verdict: &Verdict, out: &mut String) -> std::fmt::Result {
-    writeln!(out, "image     sha256 {}", hex(&verdict.image_hash))?;
-    writeln!(out, "policy    sha256 {}", hex(&verdict.policy_hash))?;
+    writeln!(out, "image     sha256 {}", hexadecimal(&verdict.image_hash))?;
+    writeln!(out, "policy    sha256 {}", hexadecimal(&verdict.policy_hash))?;
     for part in &verdict.programs {
         let (bytes, text) = (part.bytes / 1024, part.text / 1024);
         writeln!(
             out,
             "program   {:<16} sha256 {}  {bytes} KiB, {text} KiB text",
             printable(&part.name),
-            hex(&part.hash)
+            hexadecimal(&part.hash)
         )?;
     }
     writeln!(out, "tables    {} facts compared with the policy, both ways", verdict.facts)?;
@@ -111,7 +107,7 @@ fn json(verdict: &Verdict) -> Value {
     let programs: Vec<Value> = verdict
         .programs
         .iter()
-        .map(|part| json!({ "name": part.name, "sha256": hex(&part.hash), "bytes": part.bytes, "text": part.text }))
+        .map(|part| json!({ "name": part.name, "sha256": hexadecimal(&part.hash), "bytes": part.bytes, "text": part.text }))
         .collect();
     let hits: Vec<Value> = verdict
         .hits
@@ -140,8 +136,8 @@ fn json(verdict: &Verdict) -> Value {
     json!({
         "holds": verdict.holds(),
         "not-shown": NOT_SHOWN_JSON,
-        "image-sha256": hex(&verdict.image_hash),
-        "policy-sha256": hex(&verdict.policy_hash),
+        "image-sha256": hexadecimal(&verdict.image_hash),
+        "policy-sha256": hexadecimal(&verdict.policy_hash),
         "facts": verdict.facts,
         "programs": programs,
         "findings": findings,

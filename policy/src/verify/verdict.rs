@@ -6,7 +6,7 @@ use cloister_caps::tables::TableError;
 
 use crate::printable::printable;
 
-/// Why a file cannot be verified.
+/// The reason why a file cannot be verified.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Unusable {

@@ -99,6 +99,31 @@ impl Elf {
     /// Returns the file.
     pub fn build(&self) -> Vec<u8> {
         let mut body = Vec::new();
+        let program_headers = self.append_segments(&mut body);
+        body.resize(body.len().next_multiple_of(8), 0);
+        let sections = self.append_symbols(&mut body);
+        let mut out = b"\x7FELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
+        out.extend(self.kind.to_le_bytes());
+        out.extend(self.machine.to_le_bytes());
+        out.extend(1u32.to_le_bytes());
+        let section_offset = if sections.is_empty() { 0 } else { 4096 + body.len() as u64 };
+        for word in [self.entry, 64, section_offset] {
+            out.extend(word.to_le_bytes());
+        }
+        out.extend(0u32.to_le_bytes());
+        let last = if sections.is_empty() { 0 } else { 2 };
+        for half in [64, 56, program_headers.len() as u16, 64, sections.len() as u16, last] {
+            out.extend(half.to_le_bytes());
+        }
+        out.extend(program_headers.concat());
+        out.resize(4096, 0);
+        out.extend(body);
+        out.extend(sections.concat());
+        out
+    }
+
+    /// Appends the segments and notes to the body. Returns their program headers.
+    fn append_segments(&self, body: &mut Vec<u8>) -> Vec<Vec<u8>> {
         let mut program_headers = Vec::new();
         for (index, part) in self.parts.iter().enumerate() {
             body.resize(body.len().next_multiple_of(4096), 0);
@@ -120,8 +145,13 @@ impl Elf {
         if let Some(kind) = self.extra {
             program_headers.push(program_header(kind, &Part::new(4, 0, 0, &[]), 4096, 8));
         }
+        program_headers
+    }
+
+    /// Appends the symbol and its name to the body. Returns the section headers, none without a
+    /// symbol.
+    fn append_symbols(&self, body: &mut Vec<u8>) -> Vec<Vec<u8>> {
         let mut sections = Vec::new();
-        body.resize(body.len().next_multiple_of(8), 0);
         if let Some((name, address)) = &self.symbol {
             let symbols = 4096 + body.len() as u64;
             body.extend([0; 24]);
@@ -139,24 +169,7 @@ impl Elf {
             sections.push(section_header(3, strings, name.len() as u64 + 2, 0, 0));
             body.resize(body.len().next_multiple_of(8), 0);
         }
-        let mut out = b"\x7FELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
-        out.extend(self.kind.to_le_bytes());
-        out.extend(self.machine.to_le_bytes());
-        out.extend(1u32.to_le_bytes());
-        let section_offset = if sections.is_empty() { 0 } else { 4096 + body.len() as u64 };
-        for word in [self.entry, 64, section_offset] {
-            out.extend(word.to_le_bytes());
-        }
-        out.extend(0u32.to_le_bytes());
-        let last = if sections.is_empty() { 0 } else { 2 };
-        for half in [64, 56, program_headers.len() as u16, 64, sections.len() as u16, last] {
-            out.extend(half.to_le_bytes());
-        }
-        out.extend(program_headers.concat());
-        out.resize(4096, 0);
-        out.extend(body);
-        out.extend(sections.concat());
-        out
+        sections
     }
 }
 

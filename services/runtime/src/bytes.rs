@@ -23,12 +23,12 @@ pub(crate) unsafe fn copy(from: *const u8, to: *mut u8, count: usize) {
     }
 }
 
-/// Makes the compiler assume that `count` bytes from `base` on were written, so that they are not
+/// Makes the compiler assume that `_count` bytes from `base` on were written, so that they are not
 /// undefined for it. Writes nothing.
 ///
 /// # Safety
 /// The bytes are mapped and writable.
-pub(crate) unsafe fn assume_written(base: *mut u8, count: usize) {
+pub(crate) unsafe fn assume_written(base: *mut u8, _count: usize) {
     // SAFETY: the assembly is a comment.
     unsafe { asm!("/* {} */", in(reg) base, options(nostack, preserves_flags)) }
 }

@@ -28,12 +28,12 @@ struct State {
     changed: Condvar,
 }
 
-/// How a process ended.
+/// The end of a process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Ended {
-    /// Returns the end in words.
+    /// The end in words.
     pub status: String,
-    /// Returns the exit code, unless a signal ended the process.
+    /// The exit code, unless a signal ended the process.
     pub code: Option<i32>,
 }
 

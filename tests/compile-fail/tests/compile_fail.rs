@@ -1,7 +1,7 @@
 //! Checks that the compiler refuses each attempt of `cases` with the message of its `.stderr` file.
 //!
-//! `TRYBUILD=overwrite cargo test -p cloister-compile-fail` rewrites the messages:
-//! review the changes.
+//! `TRYBUILD=overwrite cargo test -p cloister-compile-fail` rewrites the messages: review the
+//! changes.
 #![forbid(unsafe_code)]
 
 use std::path::Path;

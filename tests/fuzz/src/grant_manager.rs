@@ -30,7 +30,7 @@ const POLICY: [ClientGrantRule; 4] = [
     ClientGrantRule { client: ClientIndex(HOSTILE), rule: RuleIndex(3), count: 16, peer_first: 0, peer_last: 0 },
 ];
 const PEER: DomId = DomId(2);
-/// The most work of one call: invocations for the pages of one call, a few console lines of several
+/// The limits of one call: invocations for the pages of one call, a few console lines of several
 /// invocations each, and a notification.
 const MOST: Work = Work { invocations: 220, reads: 260 };
 

@@ -10,12 +10,12 @@ use cloister_sim::{ChannelMemory, Recorder, Script, SharedMemory, Tampered};
 
 use crate::script::Trace;
 
-/// The most work of one call of a service.
+/// The limits of one call of a service.
 #[derive(Clone, Copy, Debug)]
 pub struct Work {
-    /// The most invocations of the kernel.
+    /// The largest number of invocations of the kernel.
     pub invocations: u64,
-    /// The most reads of memory that a peer writes.
+    /// The largest number of reads of memory that a peer writes.
     pub reads: u64,
 }
 

@@ -16,7 +16,7 @@ use crate::script::{Bytes, Trace, World};
 const CONNECTIONS: usize = 4;
 const RING_IN: usize = 2048;
 const RING_OUT: usize = 4096;
-/// The most work of a call: it depends on the number of messages and of connections.
+/// The limits of a call. They depend on the number of messages and of connections.
 const MOST: Work = Work { invocations: 300, reads: 1500 };
 const ADDRESS: [u8; 4] = [10, 0, 0, 1];
 

@@ -11,8 +11,8 @@ use std::rc::Rc;
 
 use arbitrary::{Arbitrary, Result, Unstructured};
 
-/// The most steps of a script. Further steps are not read, so that the length of an input bounds
-/// its time.
+/// The largest number of steps of a script. Further steps are not read, so that the length of an
+/// input bounds its time.
 const MOST_STEPS: usize = 200;
 
 /// The party under attack and all its peers.

@@ -60,7 +60,7 @@ struct Case {
     batches: &'static [u32],
     /// The number of responses after which the front end asks for an event.
     ahead: u32,
-    /// The most responses that the back end publishes together.
+    /// The largest number of responses that the back end publishes together.
     together: u32,
     /// The weakness of the front end's view of the ring.
     weakness: Weakness,

@@ -15,8 +15,8 @@ fn read(path: &Path) -> String {
     std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// Finds the Markdown files below `folder`. Build output and hidden folders are left out, and so is
-/// the parts of the benchmarks' document, whose links are relative to `docs`.
+/// Finds the Markdown files below `folder`. Build output and hidden folders are left out, and so
+/// are the parts of the benchmarks' document, whose links are relative to `docs`.
 fn documents(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();

@@ -176,7 +176,8 @@ impl Crate {
                 self.add(items, inner, file, &folder.join(&name));
                 continue;
             }
-            // `#[path]` is relative to the folder of the file that has it. Its modules are beside it.
+            // `#[path]` is relative to the folder of the file that has it. Its modules are beside
+            // it.
             let given = path_attribute(&child.attrs).map(|path| file.parent().unwrap().join(path));
             let files = [folder.join(format!("{name}.rs")), folder.join(&name).join("mod.rs")];
             let file = given.as_ref().or_else(|| files.iter().find(|file| file.exists()));

@@ -53,7 +53,7 @@ impl<S: System> StoreService<S> {
             let request = request.expect("a well-formed request");
             self.actions.push(request.action.clone());
             let refused = self.refuse.and_then(|refuse| refuse(&request.action));
-            let result = refused.map_or_else(|| self.perform(store, request.action), Err);
+            let result = refused.map_or_else(|| self.dispatch(store, request.action), Err);
             self.server.replies.push(&Reply::Answer { id: request.id, result }).expect("room");
             moved = true;
         }
@@ -68,7 +68,7 @@ impl<S: System> StoreService<S> {
         moved
     }
 
-    fn perform(&mut self, store: &mut Xenstored, action: Action) -> Result<Value, StoreError> {
+    fn dispatch(&mut self, store: &mut Xenstored, action: Action) -> Result<Value, StoreError> {
         let absolute = |path: &str| if path.starts_with('/') { path.to_string() } else { store.own(path) };
         match action {
             Action::Read(path) => {

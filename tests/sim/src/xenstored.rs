@@ -45,13 +45,13 @@ struct Transaction {
 /// The limits of the guest and of one request. The defaults are those of C xenstored.
 #[derive(Clone, Copy, Debug)]
 pub struct Quota {
-    /// The most nodes that the guest may own.
+    /// The largest number of nodes that the guest may own.
     pub nodes: usize,
     /// The size of the largest node, in bytes.
     pub node_size: usize,
-    /// The most watches.
+    /// The largest number of watches.
     pub watches: usize,
-    /// The most open transactions.
+    /// The largest number of open transactions.
     pub transactions: usize,
 }
 
@@ -276,7 +276,7 @@ impl Xenstored {
         let first = String::from_utf8_lossy(parts.next().unwrap_or_default()).into_owned();
         let rest = parts.next().unwrap_or_default();
         self.requests.push((kind, first.clone()));
-        match self.perform(kind, transaction, &first, rest) {
+        match self.dispatch(kind, transaction, &first, rest) {
             Ok(answer) => {
                 self.reply(kind, request, transaction, &answer);
                 if kind == WATCH {
@@ -288,7 +288,7 @@ impl Xenstored {
         }
     }
 
-    fn perform(&mut self, kind: u32, transaction: u32, first: &str, rest: &[u8]) -> Result<Vec<u8>, &'static str> {
+    fn dispatch(&mut self, kind: u32, transaction: u32, first: &str, rest: &[u8]) -> Result<Vec<u8>, &'static str> {
         if kind != RESET_WATCHES
             && let Some(error) = self.errors.pop_front()
         {

@@ -12,6 +12,8 @@ use super::{plot, table};
 
 /// The document of runs by the instruction clock.
 pub const MAIN: &str = "benchmarks";
+/// The beginning of the main document. Its first line is a comment for readers of the file, which
+/// is not copied.
 const INTRODUCTION: &str = include_str!("introduction.md");
 
 /// Writes the document `name`, and its plots to a folder beside it.
@@ -30,7 +32,8 @@ pub fn write(run: &Run, docs: &Path, name: &str) -> Result<PathBuf> {
 
 fn text(run: &Run, plots: &[(String, PathBuf)], name: &str) -> String {
     let mut text = if name == MAIN {
-        INTRODUCTION.replace("@MEMORY@", &MEMORY.to_string())
+        let copied = INTRODUCTION.split_once("-->\n\n").map_or(INTRODUCTION, |(_, rest)| rest);
+        copied.replace("@MEMORY@", &MEMORY.to_string())
     } else {
         format!("# Benchmarks: one regime\n\n[`{MAIN}.md`]({MAIN}.md) says what is compared, and how.\n")
     };
@@ -70,6 +73,6 @@ mod tests {
         for part in ["    cargo xtask bench\n", "`abc+`", "![Requests](benchmarks/requests-icount.svg)", "384 MiB"] {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }
-        assert!(!text.contains("@MEMORY@"));
+        assert!(text.starts_with("# Benchmarks\n") && !text.contains("@MEMORY@"), "{text}");
     }
 }

@@ -37,7 +37,7 @@ pub struct Arguments {
     /// Only the measures with targets, once each
     #[arg(long)]
     quick: bool,
-    /// How time is measured
+    /// The measure of time
     #[arg(long, value_enum, default_value = "icount")]
     regime: Regime,
     /// Only jobs of this name; can be given more than once
@@ -54,13 +54,13 @@ pub struct Arguments {
     /// regimes alone
     #[arg(long)]
     document: bool,
-    /// How often each job runs; by default 2 with the instruction clock and 7 with the wall clock,
-    /// 1 with --quick
+    /// The number of runs of each job; by default 2 with the instruction clock and 7 with the wall
+    /// clock, 1 with --quick
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     repeat: Option<u32>,
 }
 
-/// How time is measured.
+/// Says how time is measured.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 enum Regime {
     /// The number of instructions executed: the same at every run

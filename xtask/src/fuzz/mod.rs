@@ -27,10 +27,10 @@ pub struct Arguments {
     /// Only this target (may be given several times); `--list` names them
     #[arg(long = "target", value_name = "TARGET")]
     targets: Vec<String>,
-    /// How long each target runs, at least 1
+    /// The time that each target runs, at least 1 s
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = seconds)]
     seconds: u64,
-    /// How many targets run at a time
+    /// The number of targets that run at a time
     #[arg(long, value_name = "N", default_value_t = 1)]
     jobs: usize,
     /// Build with the address sanitizer, at about half the speed (our own code has no `unsafe`;

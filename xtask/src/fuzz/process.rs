@@ -36,7 +36,7 @@ pub struct Ended {
     pub time: Duration,
     /// The scripts with which it found a failure.
     pub crashes: Vec<PathBuf>,
-    /// Why the run failed, if it did.
+    /// The reason why the run failed, if it did.
     pub why: Option<String>,
     /// `true` if it was interrupted on request.
     pub interrupted: bool,

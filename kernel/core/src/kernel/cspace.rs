@@ -10,7 +10,7 @@ pub(super) struct NotifyTarget {
     pub(super) bit: u8,
 }
 
-/// What a capability names, with what the kernel needs to act on it.
+/// The object that a capability names, with what the kernel needs to act on it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum CapObject {
     /// The slot is empty.

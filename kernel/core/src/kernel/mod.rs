@@ -9,7 +9,7 @@ mod ports;
 mod regions;
 mod time;
 
-use cloister_caps::abi::{SYSTEM_CALL_INVOKE, SYSTEM_CALL_WAIT};
+use cloister_caps::abi::{CONSOLE_CHUNK, SYSTEM_CALL_INVOKE, SYSTEM_CALL_WAIT};
 use cloister_caps::tables::{AfterLimit, Capability, Object, PerPortRule, PerService, PortRuleSet, Tables};
 use cloister_caps::{Operation, Rights, ServiceId, Status};
 
@@ -40,7 +40,7 @@ pub enum Outcome {
 
 /// Says what the machine does after a service's fault.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Verdict {
+pub enum FaultAction {
     /// Restart the service from its pristine image. The number counts its restarts, this one
     /// included.
     Restart(u16),
@@ -337,7 +337,7 @@ impl<'t> Kernel<'t> {
 
     /// Writes the text in the bytes of `words`, up to the first NUL, to the console.
     fn write_text(&self, platform: &mut impl Platform, service: ServiceId, words: [u64; 4]) -> Answer {
-        let mut text = [0; 32];
+        let mut text = [0; CONSOLE_CHUNK];
         for (bytes, word) in text.chunks_exact_mut(8).zip(words) {
             bytes.copy_from_slice(&word.to_le_bytes());
         }
@@ -350,20 +350,20 @@ impl<'t> Kernel<'t> {
     ///
     /// A restarted service finds all notification bits set, so that it looks at everything once. A
     /// pending answer is dropped: it was for the earlier run.
-    pub fn fault(&mut self, service: ServiceId) -> Verdict {
+    pub fn fault(&mut self, service: ServiceId) -> FaultAction {
         let record = self.tables.service(service);
         if self.restarts[service] < record.restart_limit {
             self.restarts[service] += 1;
             self.pending[service] = u64::MAX;
             self.pending_answer[service] = false;
             self.scheduler.set_state(service, State::Ready);
-            return Verdict::Restart(self.restarts[service]);
+            return FaultAction::Restart(self.restarts[service]);
         }
         match record.after_limit {
-            AfterLimit::StopImage => Verdict::StopImage,
+            AfterLimit::StopImage => FaultAction::StopImage,
             AfterLimit::StopService => {
                 self.scheduler.set_state(service, State::Stopped);
-                Verdict::StopService
+                FaultAction::StopService
             }
         }
     }

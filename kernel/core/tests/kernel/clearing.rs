@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use cloister_caps::RegionId;
 use cloister_caps::tables::{RegionKind, Tables};
-use cloister_kernel_core::clearing::{RestartStep, cleared_at_boot, restart};
+use cloister_kernel_core::clearing::{RestartStep, cleared_at_boot, for_each_restart_step};
 
 use crate::machine::{shipped, tables};
 
@@ -33,7 +33,7 @@ fn a_restart_clears_what_its_service_alone_has_and_does_not_keep() {
     let found = |tables: &Tables<'static>, service: &str| {
         let id = tables.services().ids().find(|id| tables.service_name(*id) == service).unwrap();
         let mut steps = Vec::new();
-        restart(tables, id, |step| steps.push(step));
+        for_each_restart_step(tables, id, |step| steps.push(step));
         assert_eq!(steps.pop(), Some(RestartStep::Load), "its program comes last");
         let cleared = steps.into_iter().map(|step| match step {
             RestartStep::Clear(region) => region,

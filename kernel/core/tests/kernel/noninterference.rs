@@ -6,7 +6,7 @@
 
 use cloister_caps::tables::Tables;
 use cloister_caps::{Kind, ServiceId};
-use cloister_kernel_core::{Outcome, Verdict};
+use cloister_kernel_core::{FaultAction, Outcome};
 use proptest::prelude::*;
 
 use crate::machine::{Bench, tables, with};
@@ -52,7 +52,7 @@ fn turn() -> impl Strategy<Value = Turn> {
 enum Seen {
     Outcome(Outcome),
     Notifications(u64),
-    Restarted(Verdict),
+    Restarted(FaultAction),
 }
 
 /// Performs an act of a service, and returns what the service sees.

@@ -113,10 +113,10 @@ fn no_region_is_where_the_kernel_is() {
 #[test]
 fn an_error_says_what_is_missing_and_how_much() {
     let error = placed(ram(5), 0x20_0000).unwrap_err();
-    let PlacementError::TooLittleMemory { region, needs, free } = error else { panic!("{error:?}") };
+    let PlacementError::TooLittleMemory { region, needs, largest } = error else { panic!("{error:?}") };
     let text = error.to_string();
-    let parts = [format!("{region} needs {needs} adjacent"), format!("{free} are free")];
-    assert!(parts.iter().all(|part| text.contains(part)) && needs > free, "{text}");
+    let parts = [format!("{region} needs {needs} adjacent"), format!("largest free range has {largest};")];
+    assert!(parts.iter().all(|part| text.contains(part)) && needs > largest, "{text}");
     assert!(PlacementError::ModuleUnaligned.to_string().contains("page boundary"));
     assert!(PlacementError::NoXenStore.to_string().contains("XenStore"));
     assert!(PlacementError::InKernel(region).to_string().contains("in the kernel or in memory"));

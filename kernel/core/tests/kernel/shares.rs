@@ -27,16 +27,16 @@ struct Machine {
     call: u64,
     /// A hypercall.
     hypercall: u64,
-    /// A change of address spaces.
+    /// A switch of address spaces.
     switch: u64,
     /// From the service's last instruction to the kernel's first, through the hypervisor.
     interrupt: u64,
 }
 
 impl Machine {
-    /// Returns the longest time to change services because of an interrupt, including setting the
-    /// timer for both.
-    fn change(&self) -> u64 {
+    /// Returns the longest time of a timer switch: from one service to another because of a timer,
+    /// including setting the timer for both.
+    fn timer_switch(&self) -> u64 {
         self.interrupt + self.call + 2 * self.hypercall + self.switch
     }
 }
@@ -143,7 +143,7 @@ struct Service {
     step: usize,
     /// Time left of the step's spin.
     left: u64,
-    /// When its peer sends the next event.
+    /// The time at which its peer sends the next event.
     event: u64,
     /// `true` if the channel of that event is unmasked.
     open: bool,
@@ -168,7 +168,7 @@ struct Model<B> {
     tables: Tables<'static>,
     services: Vec<Service>,
     time: u64,
-    /// When the hypervisor's timer fires.
+    /// The time at which the hypervisor's timer fires.
     timer: u64,
     current: Option<ServiceId>,
 }
@@ -333,22 +333,22 @@ fn run_entry_to_entry(machine: Machine, policy: &[Cpu], roles: &[Role]) -> Vec<u
 /// Returns what a busy service is promised in each of its periods, and what it may lose of that, in
 /// ns.
 ///
-/// The promise is its budget, or what the services above it leave. It loses the time of changes of
-/// services: two of its own, and one for each period of those above. If it has all that they leave,
+/// The promise is its budget, or what the services above it leave. It loses the time of timer
+/// switches: two of its own, and one for each period of those above. If it has all that they leave,
 /// it loses its own two only, because it makes up later for what they overshot.
 fn promise(machine: Machine, policy: &[Cpu], roles: &[Role], index: usize) -> (u64, u64) {
     let (priority, budget, period) = policy[index];
     let is_above = |other: &usize| policy[*other].0 > priority || policy[*other].0 == priority && *other < index;
     let above = (0..policy.len()).filter(|other| is_above(other) && !matches!(roles[*other], Role::Idle));
-    let (mut taken, mut changes) = (0, 2);
+    let (mut taken, mut switches) = (0, 2);
     for (_, budget, its) in above.map(|other| policy[other]) {
         assert_eq!(period % its, 0, "a period of a service above divides ours");
-        (taken, changes) = (taken + in_ns(budget) * u64::from(period / its), changes + u64::from(period / its));
+        (taken, switches) = (taken + in_ns(budget) * u64::from(period / its), switches + u64::from(period / its));
     }
     if budget == period {
-        changes = 2;
+        switches = 2;
     }
-    (in_ns(budget).min(in_ns(period).saturating_sub(taken)), changes * machine.change())
+    (in_ns(budget).min(in_ns(period).saturating_sub(taken)), switches * machine.timer_switch())
 }
 
 /// Returns the longest time that the kernel takes to restart one of the services. No service runs
@@ -407,7 +407,7 @@ fn netfront_attacks(steps: &[Step], events: u64) -> (Vec<Cpu>, Vec<Role>, usize)
 
 #[test]
 fn without_the_accounting_a_wait_starves_all_below_it() {
-    // The model shows the attack: with the former accounting, the property below does not hold.
+    // The model shows the attack: with the earlier accounting, the property below does not hold.
     let least = (1..60).map(|waits| {
         let step = Step { spins: 100, yields: Yields::Until(waits * 100) };
         let (policy, roles, tcpip) = netfront_attacks(&[step], u64::MAX);
@@ -588,7 +588,7 @@ proptest! {
 
     /// A busy service has 90 % of what its budget and its priority promise for its own
     /// instructions, whatever the others do and however long the machine's operations take. The
-    /// promise must be more than ten times what changes of services take.
+    /// promise must be more than ten times what its timer switches take.
     #[test]
     fn a_busy_service_has_what_it_is_promised(machine in machine(), (policy, roles) in policy()) {
         // A restart may have begun just before the period.

@@ -152,21 +152,23 @@ impl Rings {
         }
     }
 
+    /// Responds to the next frame that was sent.
+    fn respond_to_sent(&mut self, id: Number, status: i8) {
+        let rings = self.0.rings.clone();
+        let at = FIRST_SLOT + (rings.load(RSP_PROD) % 256) as usize * 12 + 8;
+        let right = u16::from_le_bytes([rings.bytes(at, 1)[0], rings.bytes(at + 1, 1)[0]]);
+        let id = match id {
+            Number::Right => right,
+            Number::Other(id) => id,
+        };
+        self.respond(0, 12, &[id.to_le_bytes(), i16::from(status).to_le_bytes()].concat());
+    }
+
     fn act(&mut self, step: RingStep) {
         let rings = self.0.rings.clone();
         let base = |rx: bool| if rx { PAGE_SIZE } else { 0 };
         match step {
-            RingStep::Sent(id, status, count) => {
-                for _ in 0..count % 32 {
-                    let at = FIRST_SLOT + (rings.load(RSP_PROD) % 256) as usize * 12 + 8;
-                    let right = u16::from_le_bytes([rings.bytes(at, 1)[0], rings.bytes(at + 1, 1)[0]]);
-                    let id = match id {
-                        Number::Right => right,
-                        Number::Other(id) => id,
-                    };
-                    self.respond(0, 12, &[id.to_le_bytes(), i16::from(status).to_le_bytes()].concat());
-                }
-            }
+            RingStep::Sent(id, status, count) => (0..count % 32).for_each(|_| self.respond_to_sent(id, status)),
             RingStep::Frame { id, offset, flags, status } => {
                 let id = match id {
                     Number::Right => (rings.load(PAGE_SIZE + RSP_PROD) % 256) as u16,
@@ -258,8 +260,9 @@ pub enum NodeStep {
     Hold(bool),
     /// This number of commits fail.
     Conflicts(u8),
-    /// The pages of a rule are held or not, or its grants are refused or not.
-    Held(u8, bool),
+    /// The back end keeps the pages of a rule mapped or not, or the rule's grants are refused or
+    /// not.
+    KeepMapped(u8, bool),
     Refused(u8, bool),
     Traffic(u8, u8),
     Frames(u8),
@@ -363,10 +366,10 @@ impl World for Nodes {
             NodeStep::Conflicts(more) => {
                 bench.store.as_mut().into_iter().for_each(|store| store.conflicts += u32::from(more % 16));
             }
-            NodeStep::Held(rule, held) => {
+            NodeStep::KeepMapped(rule, keep) => {
                 if let Some(grants) = bench.grants.as_mut() {
                     let rule = rule % 3;
-                    match (held, grants.held.contains(&rule)) {
+                    match (keep, grants.held.contains(&rule)) {
                         (true, false) => grants.held.push(rule),
                         (false, true) => grants.release(rule),
                         _ => {}

@@ -4,7 +4,7 @@ use cloister_caps::{DomId, GrantRef, PAGE_SIZE};
 use cloister_interfaces::capability::Grant;
 use cloister_interfaces::{Memory, System};
 
-/// The most pages of a region.
+/// The largest number of pages of a region.
 const MOST: usize = 258;
 
 /// A region whose pages are replaced by those of the front end. Each is mapped when it is first

@@ -173,14 +173,7 @@ impl<S: System, M: Memory> BackEnd<S, M> {
             },
             Step::Devices if names(bytes).any(|name| name == b"0") => self.go_to(Step::Script, now),
             Step::Devices => self.go_to(Step::Domains, now + DEVICE_POLL),
-            Step::Script => {
-                self.script = find(bytes).unwrap_or(&SCRIPTS[0]);
-                (self.run, self.logged) = (None, false);
-                let refused = !self.script.nodes.is_empty() && !self.script.says.is_empty();
-                self.limit = now + if refused { REFUSE_TIME } else { CONNECT_TIME };
-                self.console.line(format_args!("script {}: {}", self.script.name, self.script.about));
-                self.go_to(Step::Offer(0), now);
-            }
+            Step::Script => self.begin_script(bytes, now),
             Step::Offer(index) if index + 1 < self.offer().count() => self.go_to(Step::Offer(index + 1), now),
             Step::Offer(_) => self.go_to(Step::InitWait, now),
             Step::InitWait => self.go_to(Step::AwaitFrontEnd, now),
@@ -196,12 +189,7 @@ impl<S: System, M: Memory> BackEnd<S, M> {
             }
             Step::AwaitOnline if bytes == b"1" => self.go_to(Step::AwaitFrontEnd, now + POLL),
             Step::AwaitOnline => self.end_connection(now),
-            Step::Key(index) => {
-                self.keys[index] = number(bytes).unwrap_or(0);
-                // The key of the only channel is read if there are not two.
-                let next = if index == 3 && self.keys[3] != 0 { index + 2 } else { index + 1 };
-                if next < KEYS.len() { self.go_to(Step::Key(next), now) } else { self.connect(now) }
-            }
+            Step::Key(index) => self.take_key(index, bytes, now),
             Step::Connected => {
                 self.run = Some(ScriptRun::new(self.script, now));
                 self.go_to(Step::CheckFrontEnd, now);
@@ -211,9 +199,7 @@ impl<S: System, M: Memory> BackEnd<S, M> {
                 self.go_to(Step::CheckFrontEnd, now + POLL);
             }
             Step::CheckFrontEnd if is_connected(bytes) => self.go_to(Step::CheckOnline, now + POLL),
-            Step::CheckFrontEnd => {
-                self.end_connection(now);
-            }
+            Step::CheckFrontEnd => self.end_connection(now),
             Step::CheckOnline if bytes == b"1" => self.go_to(Step::CheckFrontEnd, now + POLL),
             Step::CheckOnline => self.end_connection(now),
             Step::Keep if now < self.limit => self.go_to(Step::Keep, now + POLL),
@@ -228,6 +214,24 @@ impl<S: System, M: Memory> BackEnd<S, M> {
             Step::Gone if names(bytes).any(|name| name == b"0") => self.go_to(Step::Gone, now + POLL),
             Step::Gone => self.go_to(Step::Domains, now),
         }
+    }
+
+    /// Begins the script of this name, or else the first one.
+    fn begin_script(&mut self, name: &[u8], now: Instant) {
+        self.script = find(name).unwrap_or(&SCRIPTS[0]);
+        (self.run, self.logged) = (None, false);
+        let refused = !self.script.nodes.is_empty() && !self.script.says.is_empty();
+        self.limit = now + if refused { REFUSE_TIME } else { CONNECT_TIME };
+        self.console.line(format_args!("script {}: {}", self.script.name, self.script.about));
+        self.go_to(Step::Offer(0), now);
+    }
+
+    /// Takes the value of a key, and goes on to the next key, or connects.
+    fn take_key(&mut self, index: usize, text: &[u8], now: Instant) {
+        self.keys[index] = number(text).unwrap_or(0);
+        // The key of the only channel is read if there are not two.
+        let next = if index == 3 && self.keys[3] != 0 { index + 2 } else { index + 1 };
+        if next < KEYS.len() { self.go_to(Step::Key(next), now) } else { self.connect(now) }
     }
 
     fn connect(&mut self, now: Instant) {

@@ -8,7 +8,7 @@ use cloister_interfaces::{Instant, Notifications, Service, System};
 
 use crate::{Inside, SERVICES};
 
-/// The most calls of services between two requests to the kernel for events.
+/// The largest number of calls of services between two requests to the kernel for events.
 const CALLS: usize = 32;
 
 /// A service and what it waits for.

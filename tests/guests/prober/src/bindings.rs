@@ -1,5 +1,5 @@
-//! What the bindings of a policy make in the prober: the bare ends of the queues, which the types of
-//! honest programs protect.
+//! Defines what the bindings of a policy name, for the prober: the bare ends of the queues, which
+//! the types of honest programs protect.
 //!
 //! Bindings name the crate `cloister_interfaces`. Each program of the prober has this module under
 //! that name.

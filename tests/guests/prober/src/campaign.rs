@@ -303,22 +303,13 @@ impl<R: Role> Campaign<R> {
                 probe::execute(address);
                 breach("the address was executed")
             }
-            Attempt::SystemCall(number) => {
-                let (status, words) = probe::system_call(number, [0, 1, 2, 3, 4, 5]);
-                (status != Status::BadSystemCall as u64 || words != [0; 2]).then_some("the call was not refused").into()
-            }
+            Attempt::SystemCall(number) => system_call(number).into(),
             Attempt::Slot(slot) => self.slot(slot).into(),
             Attempt::Arguments(slot) => match arguments_on(slot) {
                 Some(what) => breach(what),
                 None => AttemptState::Ended(Outcome::NoEffect),
             },
-            Attempt::Registers => {
-                let left = probe::registers_after_call(SYSTEM_CALL_INVOKE, 0, 0);
-                if probe::segments() != [0; 4] {
-                    return breach("a restart left something in a segment register");
-                }
-                (left != [0; 6]).then_some("a system call left something in a register").into()
-            }
+            Attempt::Registers => left_in_registers().into(),
             Attempt::Region(slot, side) => beyond(slot, side),
             Attempt::PassedDeadlines => {
                 for _ in 0..PASSED_DEADLINES {
@@ -347,14 +338,17 @@ impl<R: Role> Campaign<R> {
                 }
                 AttemptState::AwaitingPeer
             }
-            Attempt::Spin => {
-                self.report_end(self.get(Count::Next));
-                loop {
-                    for ahead in STORMS {
-                        spin(self.role.clock());
-                        storm(self.role.clock().now(), Duration::from_micros(ahead));
-                    }
-                }
+            Attempt::Spin => self.spin_until_shutdown(),
+        }
+    }
+
+    /// Reports the end of the campaign. Then spins and storms in turns until the image ends.
+    fn spin_until_shutdown(&self) -> ! {
+        self.report_end(self.get(Count::Next));
+        loop {
+            for ahead in STORMS {
+                spin(self.role.clock());
+                storm(self.role.clock().now(), Duration::from_micros(ahead));
             }
         }
     }
@@ -451,6 +445,22 @@ fn arguments_on(slot: u64) -> Option<&'static str> {
         }
     }
     None
+}
+
+/// Makes a system call with this number. Returns the breach, if there is one.
+fn system_call(number: u64) -> Option<&'static str> {
+    let (status, words) = probe::system_call(number, [0, 1, 2, 3, 4, 5]);
+    (status != Status::BadSystemCall as u64 || words != [0; 2]).then_some("the call was not refused")
+}
+
+/// Looks for what a system call or a restart left in the registers. Returns the breach, if there is
+/// one.
+fn left_in_registers() -> Option<&'static str> {
+    let left = probe::registers_after_call(SYSTEM_CALL_INVOKE, 0, 0);
+    if probe::segments() != [0; 4] {
+        return Some("a restart left something in a segment register");
+    }
+    (left != [0; 6]).then_some("a system call left something in a register")
 }
 
 /// Reads past the ends of a region, or executes it.

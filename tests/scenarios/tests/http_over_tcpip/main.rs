@@ -11,7 +11,7 @@ use cloister_interfaces::net::Offloads;
 use cloister_scenarios::Network;
 use cloister_scenarios::client::SERVER;
 use cloister_sim::archive::cpio;
-use rig::{FORMER, Rig, Setup};
+use rig::{EARLIER, Rig, Setup};
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::socket::{icmp, tcp, udp};
 use smoltcp::wire::{
@@ -398,7 +398,7 @@ fn a_backend_that_comes_back_finds_its_connections() {
 #[test]
 fn a_new_back_end_cannot_read_frames_of_the_earlier_one() {
     let mut rig = Rig::new(Setup { site: site(), ..Setup::default() });
-    assert!(!rig.shows(FORMER), "of a former run of the service");
+    assert!(!rig.shows(EARLIER), "of an earlier run of the service");
     assert_eq!(rig.get("/one").1, b"1");
     assert!(rig.shows(b"HTTP/1.1 200 OK"));
     rig.disconnect();

@@ -18,7 +18,7 @@ use cloister_tcpip as tcpip;
 pub const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const PAGES: usize = 64;
 /// Bytes that an earlier run of tcpip has left in the transmit pool.
-pub const FORMER: &[u8] = b"of a former run";
+pub const EARLIER: &[u8] = b"of an earlier run";
 
 /// The random losses in a million: frames as the image sends them, packets that they are cut into,
 /// and frames to the image.
@@ -200,7 +200,7 @@ impl Rig {
         let pool = || SharedMemory::new(PAGES * PAGE_SIZE);
         let (rx_pool, tx_pool) = (pool(), pool());
         // An earlier run of tcpip may have sent something.
-        tx_pool.write((PAGES - 1) * PAGE_SIZE, FORMER);
+        tx_pool.write((PAGES - 1) * PAGE_SIZE, EARLIER);
         let (net, netfront) = channel::<Net, _>(&system, 10, &system, 11, 64);
         let (application, server) = channel::<SocketInterface, _>(&system, 12, &system, 13, 64);
         let (control, ending) = channel::<Control, _>(&system, 14, &system, 15, 4);

@@ -25,7 +25,7 @@ use world::World;
 const PAGES: u16 = 8;
 /// The time for which a wrong value stays, in s.
 const STANDS: u64 = 200;
-/// The most lines in the log meanwhile.
+/// The largest number of lines in the log meanwhile.
 const LINES: usize = 12;
 /// The time within which the link must come up when all values are right again, in s.
 const RECOVERS: u64 = 100;
@@ -45,13 +45,13 @@ enum Moment {
     /// This number of turns after the back end has published that it closes.
     Closing(usize),
     /// The back end does not unmap the rings.
-    Held,
+    RingsMapped,
     /// The device exists, the last attempt has failed, and the next is due.
     Resting,
 }
 
 /// The moments in which all parties wait.
-const STILL: [Moment; 5] = [Moment::Early, Moment::Late, Moment::Up, Moment::Held, Moment::Resting];
+const STILL: [Moment; 5] = [Moment::Early, Moment::Late, Moment::Up, Moment::RingsMapped, Moment::Resting];
 
 /// A change of a node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -139,7 +139,7 @@ impl Case {
                 close(&mut case);
                 return (0..turns).all(|_| case.turn()).then_some(case);
             }
-            Moment::Held => {
+            Moment::RingsMapped => {
                 case.world.grants.held = vec![0];
                 close(&mut case);
                 case.run();
@@ -252,7 +252,7 @@ fn attempt(moment: Moment, node: Node, value: Option<&[u8]>, how: How) -> bool {
     let up = case.up;
     if how == How::Stays {
         // That pages are held was logged before.
-        let quiet = !up && log.is_empty() && moment != Moment::Held;
+        let quiet = !up && log.is_empty() && moment != Moment::RingsMapped;
         assert!(!quiet, "{}: the link is down, and nothing was said", name());
         if moment == Moment::Opening(0) {
             assert_eq!(up, node.connects(value), "{}: {log}", name());
@@ -308,7 +308,7 @@ fn fails(moment: Moment, kind: usize, failure: usize) -> bool {
     case.pass(STANDS, |_| false);
     let (up, log) = (case.up, case.world.system.console()[before..].to_string());
     assert!(log.lines().count() <= LINES, "{}: {log}", name());
-    assert!(up || !log.is_empty() || moment == Moment::Held, "{}: nothing was said", name());
+    assert!(up || !log.is_empty() || moment == Moment::RingsMapped, "{}: nothing was said", name());
     case.world.store.refuse = None;
     case.behave(moment);
     case.works(&name);

@@ -16,13 +16,14 @@ mod stage;
 mod world;
 
 use fields::{Attack, attacks};
-use model::{BOUNDS, FEATURES, ID, PRODUCER, SLOTS, Verdict};
+use model::{BOUNDS, Effect, FEATURES, ID, PRODUCER, SLOTS};
 use stage::{STATES, Stage, State};
 
 /// The limits of the front end after a write: runs, and words read from the rings.
 const WAKES: u32 = 12;
 const READS: u64 = 24;
-/// The most lines in the log. One of them is about the closing back end, or the new connection.
+/// The largest number of lines in the log. One of them is about the closing back end, or the new
+/// connection.
 const LINES: usize = 3;
 
 /// The number of cases in each state with one wrong field, and with two.
@@ -39,16 +40,16 @@ fn violations(log: &str) -> Vec<&'static str> {
 }
 
 /// Tries a case. Returns its result.
-fn attempt(state: State, attack: Attack) -> Verdict {
+fn attempt(state: State, attack: Attack) -> Effect {
     let mut stage = state.reach();
     let case = format!("{state:?}: {attack:x?}");
     let before = (stage.world.system.console().len(), stage.world.wakes, stage.world.script.reads());
     let granted: Vec<u32> = stage.world.grants.granted.keys().copied().collect();
     let was = (stage.model.frames, stage.model.done);
     let (tx, rx, _) = stage.view();
-    let (mut verdict, wrong) = stage.attack(attack);
+    let (mut effect, wrong) = stage.attack(attack);
     if !state.reads_rings() {
-        verdict = Verdict::Ignored;
+        effect = Effect::Ignored;
     }
     stage.look();
     let log = stage.world.system.console()[before.0..].to_string();
@@ -56,9 +57,9 @@ fn attempt(state: State, attack: Attack) -> Verdict {
     assert!(wakes <= WAKES && reads <= READS, "{case}: {wakes} wakes, {reads} reads");
     assert!(log.lines().count() <= LINES, "{case}: {log}");
     let logged = violations(&log);
-    if verdict == Verdict::Refused {
+    if effect == Effect::Violation {
         assert!(logged.iter().any(|text| wrong.contains(text)) && logged.len() == 1, "{case}: {wrong:?}, {log}");
-        refused(&mut stage, logged[0], &case);
+        check_violation(&mut stage, logged[0], &case);
     } else {
         assert_eq!(logged, Vec::<&str>::new(), "{case}: {log}");
         let (frames, done) = (stage.model.frames - was.0, stage.model.done - was.1);
@@ -78,11 +79,11 @@ fn attempt(state: State, attack: Attack) -> Verdict {
     } else {
         stage.behave();
     }
-    verdict
+    effect
 }
 
 /// Checks that the connection has ended, and that the back end finds the reason.
-fn refused(stage: &mut Stage, text: &str, case: &str) {
+fn check_violation(stage: &mut Stage, text: &str, case: &str) {
     assert_eq!(stage.downs, 1, "{case}");
     let node = stage.world.daemon.text("/local/domain/7/error/device/vif/0/error");
     assert!(node.is_some_and(|node| node.contains(text)), "{case}");
@@ -103,7 +104,7 @@ fn enumerate(state: State) -> [Counts; 2] {
             break;
         }
     }
-    println!("{state:?}: ignored, taken, refused {counts:?} with one and with two wrong fields");
+    println!("{state:?}: ignored, accepted, violations {counts:?} with one and with two wrong fields");
     counts
 }
 
@@ -123,8 +124,8 @@ macro_rules! states {
     };
 }
 
-/// For each state, the numbers of ignored, taken and refused cases with one wrong field, and those
-/// with two.
+/// For each state, the numbers of ignored and accepted cases and of violations, with one wrong
+/// field and with two.
 const NONE: Counts = [0; 3];
 states! {
     idle: Idle, [101, 60, 137], NONE;
@@ -143,6 +144,6 @@ states! {
     closing: Closing, [99, 73, 126], NONE;
     draining: Draining, [99, 73, 126], NONE;
     await_closing: AwaitClosing, [298, 0, 0], NONE;
-    held: Held, [298, 0, 0], NONE;
+    rings_mapped: RingsMapped, [298, 0, 0], NONE;
     down: Down, [298, 0, 0], NONE;
 }

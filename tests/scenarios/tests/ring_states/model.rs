@@ -16,20 +16,20 @@ pub const MORE: u16 = 4;
 pub const EXTRA: u16 = 8;
 /// `NETIF_RSP_NULL`.
 pub const NULL: i16 = 1;
-/// The most slots of a frame with bytes.
+/// The largest number of slots with bytes in a frame.
 const MOST_SLOTS: usize = 18;
 /// The length of Ethernet's header, and that of the longest frame with a VLAN tag.
 const LENGTHS: std::ops::RangeInclusive<usize> = 14..=18 + 0xFFFF;
 
 /// The expected result of a write.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Verdict {
+pub enum Effect {
     /// It changes nothing.
     Ignored,
-    /// It is taken as a response, or as several.
-    Taken,
+    /// It is accepted as a response, or as several.
+    Accepted,
     /// The connection ends, and the log says why.
-    Refused,
+    Violation,
 }
 
 /// The next slot of the receive ring.

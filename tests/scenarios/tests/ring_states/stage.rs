@@ -8,7 +8,7 @@ use cloister_interfaces::Memory;
 use cloister_interfaces::net::{Offload, Reply, Request, RxPage, TxPage};
 
 use crate::fields::{self, Attack, Ids, Indices, RSP_PROD, Ring};
-use crate::model::{self, EXTRA, Expect, MORE, Model, PRODUCER, Verdict};
+use crate::model::{self, EXTRA, Effect, Expect, MORE, Model, PRODUCER};
 use crate::world::{World, return_pages};
 
 /// The depth of a queue that is never full here, and of one that is.
@@ -55,7 +55,7 @@ pub enum State {
     /// The front end closes, and waits for the back end, which still has the rings.
     AwaitClosing,
     /// The back end keeps the rings mapped; the front end waits for them.
-    Held,
+    RingsMapped,
     /// The connection has ended, and the next attempt is due.
     Down,
 }
@@ -77,7 +77,7 @@ pub const STATES: [State; 18] = [
     State::Closing,
     State::Draining,
     State::AwaitClosing,
-    State::Held,
+    State::RingsMapped,
     State::Down,
 ];
 
@@ -111,7 +111,7 @@ pub struct Stage {
 impl State {
     /// `true` if the front end reads the rings.
     pub fn reads_rings(self) -> bool {
-        !matches!(self, State::AwaitClosing | State::Held | State::Down)
+        !matches!(self, State::AwaitClosing | State::RingsMapped | State::Down)
     }
 
     fn pages(self) -> u16 {
@@ -262,7 +262,7 @@ impl Stage {
                 self.world.ask(Request::Close);
                 self.run();
             }
-            State::AwaitClosing | State::Held | State::Down => self.end(),
+            State::AwaitClosing | State::RingsMapped | State::Down => self.end(),
         }
         if self.state == State::Closing {
             self.world.back.set_state(&mut self.world.daemon, "5");
@@ -338,7 +338,7 @@ impl Stage {
     }
 
     fn end(&mut self) {
-        if self.state == State::Held {
+        if self.state == State::RingsMapped {
             self.world.grants.held = vec![0];
         }
         self.world.back.ignores_states = self.state == State::AwaitClosing;
@@ -346,13 +346,13 @@ impl Stage {
         self.world.rings.store(Ring::Rx.base() + RSP_PROD, u32::MAX / 2);
         self.world.storm();
         self.run();
-        if self.state == State::Held {
+        if self.state == State::RingsMapped {
             self.world.pass(1_100);
             self.run();
             assert!(self.world.system.console().contains("still maps pages"));
         }
         let own = if self.state == State::AwaitClosing { "5" } else { "6" };
-        let own = if self.state == State::Held { "1" } else { own };
+        let own = if self.state == State::RingsMapped { "1" } else { own };
         assert_eq!((self.world.front("state").as_deref(), self.up), (Some(own), false));
     }
 
@@ -391,18 +391,18 @@ impl Stage {
 
     /// Performs a write. Returns the expected result; for a violation, the broken rules of the
     /// protocol.
-    pub fn attack(&mut self, attack: Attack) -> (Verdict, Vec<&'static str>) {
+    pub fn attack(&mut self, attack: Attack) -> (Effect, Vec<&'static str>) {
         let before = [(Ring::Tx, self.tx()), (Ring::Rx, self.rx())];
         let after_extra = matches!(self.model.expect, Expect::Extra(_));
         attack.write(&self.world.rings, after_extra);
-        let mut verdict = Verdict::Ignored;
+        let mut effect = Effect::Ignored;
         for (ring, before) in before {
             let claimed = Indices::of(&self.world.rings, ring).answered.wrapping_sub(before.answered);
             if claimed > before.made.wrapping_sub(before.answered) {
-                return (Verdict::Refused, vec![PRODUCER]);
+                return (Effect::Violation, vec![PRODUCER]);
             }
             for index in (0..claimed).map(|step| before.answered.wrapping_add(step)) {
-                verdict = Verdict::Taken;
+                effect = Effect::Accepted;
                 let bytes = self.world.rings.bytes(ring.slot(index), 8);
                 let half = |at: usize| u16::from_le_bytes([bytes[at], bytes[at + 1]]);
                 let wrong = match ring {
@@ -410,11 +410,11 @@ impl Stage {
                     Ring::Rx => self.model.received(index, bytes.clone().try_into().expect("eight bytes")),
                 };
                 if !wrong.is_empty() {
-                    return (Verdict::Refused, wrong);
+                    return (Effect::Violation, wrong);
                 }
             }
         }
-        (verdict, Vec::new())
+        (effect, Vec::new())
     }
 
     /// Runs every party after the attack, until the front end has read the rings, if it reads them

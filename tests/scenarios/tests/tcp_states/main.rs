@@ -42,33 +42,33 @@ enum State {
 
 /// The peer's view of a connection.
 #[derive(Clone, Copy)]
-struct Flow {
+struct PeerConnection {
     port: u16,
     seq: u32,
     ack: u32,
 }
 
-impl Flow {
+impl PeerConnection {
     fn packet(&self, flags: u8, payload: &[u8]) -> Packet {
         Packet::new(self.port, PORT, self.seq, self.ack, flags, payload)
     }
 
     /// Opens the connection. The image is in SYN-RECEIVED.
-    fn open(rig: &mut Rig, port: u16) -> Flow {
-        let mut flow = Flow { port, seq: ISS, ack: 0 };
-        let outcome = rig.send(&flow.packet(SYN, b""));
+    fn open(rig: &mut Rig, port: u16) -> PeerConnection {
+        let mut peer = PeerConnection { port, seq: ISS, ack: 0 };
+        let outcome = rig.send(&peer.packet(SYN, b""));
         let [Answer { to_port, flags: 0x12, seq, ack, .. }] = outcome.answers[..] else { panic!("{outcome:?}") };
         assert_eq!((to_port, ack, outcome.replies.len()), (port, ISS.wrapping_add(1), 0));
-        (flow.seq, flow.ack) = (ack, seq.wrapping_add(1));
-        flow
+        (peer.seq, peer.ack) = (ack, seq.wrapping_add(1));
+        peer
     }
 
-    fn establish(rig: &mut Rig, port: u16) -> Flow {
-        let flow = Flow::open(rig, port);
-        let outcome = rig.send(&flow.packet(ACK, b""));
+    fn establish(rig: &mut Rig, port: u16) -> PeerConnection {
+        let peer = PeerConnection::open(rig, port);
+        let outcome = rig.send(&peer.packet(ACK, b""));
         let accepted = |reply: &Reply| matches!(reply, Reply::Accepted { port: from, .. } if *from == port);
         assert!(outcome.replies.iter().any(accepted), "{outcome:?}");
-        flow
+        peer
     }
 
     /// Closes the connection as the application. The image sends its FIN.
@@ -96,54 +96,54 @@ impl Flow {
 impl State {
     /// Returns an image in this state, with the witness connected, and the segment that an honest
     /// peer sends next.
-    fn reach(self) -> (Rig, Flow, Packet) {
+    fn reach(self) -> (Rig, PeerConnection, Packet) {
         let mut rig = Rig::new();
-        let witness = Flow::establish(&mut rig, WITNESS);
-        let nobody = Flow { port: VICTIM, seq: ISS, ack: 0 };
+        let witness = PeerConnection::establish(&mut rig, WITNESS);
+        let nobody = PeerConnection { port: VICTIM, seq: ISS, ack: 0 };
         let next = match self {
             State::Closed => Packet { to_port: 81, ..nobody.packet(PSH | ACK, b"abc") },
             State::Listen => nobody.packet(SYN, b""),
-            State::SynReceived => Flow::open(&mut rig, VICTIM).packet(ACK, b""),
+            State::SynReceived => PeerConnection::open(&mut rig, VICTIM).packet(ACK, b""),
             _ => self.reach_connected(&mut rig),
         };
         (rig, witness, next)
     }
 
     fn reach_connected(self, rig: &mut Rig) -> Packet {
-        let mut flow = Flow::establish(rig, VICTIM);
+        let mut peer = PeerConnection::establish(rig, VICTIM);
         match self {
-            State::FinWait1 => flow.close(rig),
+            State::FinWait1 => peer.close(rig),
             State::FinWait2 => {
-                flow.close(rig);
-                flow.ack = flow.ack.wrapping_add(1);
-                let outcome = rig.send(&flow.packet(ACK, b""));
+                peer.close(rig);
+                peer.ack = peer.ack.wrapping_add(1);
+                let outcome = rig.send(&peer.packet(ACK, b""));
                 assert_eq!(outcome.answers, [], "{outcome:?}");
-                return flow.packet(FIN | ACK, b"");
+                return peer.packet(FIN | ACK, b"");
             }
             State::CloseWait => {
-                flow.finish(rig);
-                return flow.packet(ACK, b"");
+                peer.finish(rig);
+                return peer.packet(ACK, b"");
             }
             State::Closing => {
-                flow.close(rig);
-                flow.finish(rig);
+                peer.close(rig);
+                peer.finish(rig);
             }
             State::LastAck => {
-                flow.finish(rig);
-                flow.close(rig);
+                peer.finish(rig);
+                peer.close(rig);
             }
             State::TimeWait => {
-                flow.close(rig);
-                flow.ack = flow.ack.wrapping_add(1);
-                let fin = flow.packet(FIN | ACK, b"");
-                flow.finish(rig);
+                peer.close(rig);
+                peer.ack = peer.ack.wrapping_add(1);
+                let fin = peer.packet(FIN | ACK, b"");
+                peer.finish(rig);
                 return fin;
             }
-            _ => return flow.packet(PSH | ACK, b"abc"),
+            _ => return peer.packet(PSH | ACK, b"abc"),
         }
         // Acknowledges the image's FIN.
-        flow.ack = flow.ack.wrapping_add(1);
-        flow.packet(ACK, b"")
+        peer.ack = peer.ack.wrapping_add(1);
+        peer.packet(ACK, b"")
     }
 
     /// Asserts that the effect of the honest segment is that of this state alone.

@@ -14,7 +14,7 @@ use cloister_tcpip::{Caps, service};
 use crate::packet::{Answer, MAC, PEER_MAC, Packet, answer};
 
 const PAGES: u16 = 8;
-/// The most frames that tcpip may send for one received frame.
+/// The largest number of frames that tcpip may send for one received frame.
 const MOST_ANSWERS: usize = 4;
 pub const PORT: u16 = 80;
 

@@ -38,7 +38,7 @@ fn the_built_in_page_shows_the_policy_that_is_enforced() {
     let mut image = serving(Options::default());
     let (head, body) = image.get("/");
     assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
-    let hash: String = image.policy.hash().iter().map(|byte| format!("{byte:02x}")).collect();
+    let hash = cloister_policy::hexadecimal(&image.policy.hash());
     assert!(String::from_utf8(body).unwrap().contains(&hash));
     // The wall clock is virtual, too: an hour of June 2025.
     assert!(head.contains("Date: Sun, 15 Jun 2025 15:06:"), "{head}");

@@ -9,10 +9,10 @@ use cloister_caps::tables::{Access, MAX_SERVICES, Tables};
 use cloister_caps::{Gfn, InvokeError, Operation, PAGE_SIZE, RegionId, ServiceId, Slot, Status};
 use cloister_interfaces::{Memory, Notifications, Service};
 use cloister_kernel_core::boot::{BootError, MapEntry, Module, StartInfo};
-use cloister_kernel_core::clearing::{RestartStep, restart};
+use cloister_kernel_core::clearing::{RestartStep, for_each_restart_step};
 use cloister_kernel_core::memory::{FreeMemory, KernelLocation, free_memory};
 use cloister_kernel_core::placement::{BootRegions, PlacementError, page_table_reserve, place_regions};
-use cloister_kernel_core::{Kernel, Outcome, Platform, Verdict};
+use cloister_kernel_core::{FaultAction, Kernel, Outcome, Platform};
 
 use super::events::XENSTORE_PORT;
 use super::grants::GrantError;
@@ -320,14 +320,14 @@ impl Machine {
     }
 
     /// Makes `service` fault, as a panic of its program does.
-    pub fn fault(&self, service: &str) -> Verdict {
+    pub fn fault(&self, service: &str) -> FaultAction {
         let index = self.service(service);
-        let verdict = self.kernel().fault(index);
+        let action = self.kernel().fault(index);
         self.xen().record(("fault", index));
-        match verdict {
-            Verdict::Restart(_) => {
+        match action {
+            FaultAction::Restart(_) => {
                 let tables = self.kernel().tables();
-                restart(&tables, index, |step| match step {
+                for_each_restart_step(&tables, index, |step| match step {
                     RestartStep::Clear(region) => self.regions.clear(region),
                     RestartStep::Load => {
                         if let Some(program) = self.programs.borrow_mut()[index.index()].as_mut() {
@@ -336,10 +336,10 @@ impl Machine {
                     }
                 });
             }
-            Verdict::StopService => {}
-            Verdict::StopImage => self.end.set(Some(End::Crash)),
+            FaultAction::StopService => {}
+            FaultAction::StopImage => self.end.set(Some(End::Crash)),
         }
-        verdict
+        action
     }
 
     /// Maps a granted page for `domain`. Returns the memory that contains it, and its offset there.

@@ -20,7 +20,7 @@ pub use ring::BackRing;
 
 const TX_SLOT: usize = size_of::<netif::TxRequest>();
 const RX_SLOT: usize = size_of::<netif::RxRequest>();
-/// The most slots of a frame that hold bytes (`XEN_NETBK_LEGACY_SLOTS_MAX`).
+/// The largest number of slots with bytes in a frame (`XEN_NETBK_LEGACY_SLOTS_MAX`).
 const MOST_SLOTS: u32 = 18;
 /// Finds the memory that a grant reference names: a region and the offset of the page in it.
 pub type PageOf<'a> = &'a dyn Fn(u32) -> Option<(SharedMemory, usize)>;
