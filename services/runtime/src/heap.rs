@@ -24,8 +24,8 @@ impl Allocator {
     }
 
     /// Uses the region in `slot`, if the policy gives it to this service alone. Only the first such
-    /// region is used.
-    pub(crate) fn use_region(&self, kernel: Kernel, slot: Slot) {
+    /// region is used. The entry point calls it before any region is asked for.
+    pub fn use_region(&self, kernel: Kernel, slot: Slot) {
         if let Some((base, size)) = FoundRegion::ask(kernel, slot).claim_for_heap() {
             // SAFETY: the kernel maps these bytes writable for this service only, no region is made
             // of them, and no second region is claimed.
