@@ -10,6 +10,7 @@ use static_assertions::const_assert_eq;
 
 use crate::count::{Count, count};
 use crate::hypercall_page::{Xen, port_number, raw};
+use crate::processor::UPCALL_VECTOR;
 
 /// Describes a hypercall that failed.
 #[derive(Clone, Copy, Debug)]
@@ -144,11 +145,11 @@ pub fn get_param(xen: Xen, param: Param) -> Option<u64> {
     Some(argument.value).filter(|value| *value != 0 && *value != u64::MAX)
 }
 
-/// Has Xen deliver events as interrupts with this vector (`HVMOP_set_param` of
+/// Has Xen deliver events as interrupts with [`UPCALL_VECTOR`] (`HVMOP_set_param` of
 /// `HVM_PARAM_CALLBACK_IRQ`).
-pub fn set_callback_vector(xen: Xen, vector: u8) -> Result<(), HypercallError> {
+pub fn set_callback_vector(xen: Xen) -> Result<(), HypercallError> {
     // Type 2 is a vector (`HVM_PARAM_CALLBACK_TYPE_VECTOR` of `hvm/params.h`).
-    let value = 2 << 56 | u64::from(vector);
+    let value = 2 << 56 | u64::from(UPCALL_VECTOR);
     let index = Param::CallbackIrq as u32;
     call(xen, &mut HvmParam::<SET_PARAM> { domid: DomId::SELF.0, pad: 0, index, value })
 }
