@@ -161,19 +161,21 @@ impl TrapFrames {
     /// # Safety
     /// This is called once.
     pub unsafe fn new() -> TrapFrames {
+        let mut frames = TrapFrames(());
+        frames.all().iter_mut().for_each(|saved| saved.frame = TrapFrame::NOT_STARTED);
+        frames
+    }
+
+    /// Returns all trap frames.
+    fn all(&mut self) -> &mut PerService<SavedFrame> {
         let frames = &raw mut FRAMES;
-        // SAFETY: by the caller's promise, there is no other token, so nothing refers to the frames.
-        let frames = unsafe { &mut *frames };
-        frames.iter_mut().for_each(|saved| saved.frame = TrapFrame::NOT_STARTED);
-        TrapFrames(())
+        // SAFETY: the reference lasts no longer than the borrow of the only token.
+        unsafe { &mut *frames }
     }
 
     /// Returns the trap frame of a service.
     pub fn get_mut(&mut self, service: ServiceId) -> &mut TrapFrame {
-        let frames = &raw mut FRAMES;
-        // SAFETY: the reference lasts no longer than the borrow of the only token.
-        let frames = unsafe { &mut *frames };
-        &mut frames[service].frame
+        &mut self.all()[service].frame
     }
 
     /// Makes the frame of `service` the one into which the next entry is saved.
