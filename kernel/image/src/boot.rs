@@ -26,7 +26,7 @@ use crate::run::{self, Run};
 use crate::service;
 use crate::shared_info::{self, SharedInfo};
 use crate::trap_frame::TrapFrames;
-use crate::{console, count};
+use crate::{console, count, profile};
 
 /// Physical address and length of the capability tables. The packer writes both.
 #[unsafe(link_section = ".tables")]
@@ -226,9 +226,7 @@ fn measure_interrupt(xen: Xen, shared_info: SharedInfo) -> (Costs, u64) {
         idle += now.saturating_sub(asleep);
         shared_info.take_events(|port| shared_info.unmask(port));
     }
-    let costs = Costs::new(least);
-    // The profiler takes samples more often than the grain would allow.
-    (if cfg!(feature = "profile") { Costs { grain: 0, ..costs } } else { costs }, idle)
+    (profile::costs(Costs::new(least)), idle)
 }
 
 /// Returns the memory map: that of the start info, or Xen's own if that has none, as in version 0.
