@@ -92,8 +92,10 @@ impl fmt::Display for Failure {
 #[unsafe(no_mangle)]
 extern "C" fn kernel_main(start_info: u32) -> ! {
     count::start_counting(processor::counter());
-    // SAFETY: `boot.s` calls this once.
-    processor::load_tables(unsafe { UnloadedTables::new() });
+    match UnloadedTables::take() {
+        Some(tables) => processor::load_tables(tables),
+        None => fatal(format_args!("the kernel was started twice")),
+    }
     // SAFETY: `boot.s` has put its page tables in force, and calls this once.
     let identity = unsafe { IdentityMap::assume_active() };
     match prepare(u64::from(start_info), identity) {

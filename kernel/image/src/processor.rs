@@ -1,6 +1,7 @@
 //! Detects what the processor offers, loads its descriptor tables, and switches its protections on.
 
 use core::arch::x86_64::{__cpuid, __cpuid_count};
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use x86_64::instructions::tables::{lgdt, lidt, load_tss};
 use x86_64::registers::control::{Cr0, Cr0Flags, Cr4, Cr4Flags, Efer, EferFlags};
@@ -171,12 +172,10 @@ static mut IDT: Gates = Gates([Gate::ABSENT; UPCALL_VECTOR as usize + 1]);
 pub struct UnloadedTables(());
 
 impl UnloadedTables {
-    /// Creates the token.
-    ///
-    /// # Safety
-    /// This is called once.
-    pub unsafe fn new() -> UnloadedTables {
-        UnloadedTables(())
+    /// Returns the token at the first call, and `None` at each later one.
+    pub fn take() -> Option<UnloadedTables> {
+        static TAKEN: AtomicBool = AtomicBool::new(false);
+        (!TAKEN.swap(true, Ordering::Relaxed)).then_some(UnloadedTables(()))
     }
 }
 
