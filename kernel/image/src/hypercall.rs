@@ -210,7 +210,8 @@ struct MemoryMap<'a> {
     buffer: *mut E820Entry,
     borrowed: PhantomData<&'a mut [E820Entry]>,
 }
-// SAFETY: only `over` makes one. Xen writes at most `nr_entries` entries, and `over` borrows as many.
+// SAFETY: only `over` makes one. Xen writes at most `nr_entries` entries, and `over` borrows as
+// many.
 unsafe impl Hypercall for MemoryMap<'_> {
     const NUMBER: u64 = MEMORY_OP;
     const OP: u64 = 9;

@@ -1,8 +1,8 @@
 //! Samples where services spend their time: the timer interrupts the running service, and the
 //! address of its instruction is stored.
 //!
-//! The kernel that ships is built with `no_profile.rs` instead, because a sample observes a service without a
-//! rule of the policy.
+//! The kernel that ships is built with `no_profile.rs` instead, because a sample observes a service
+//! without a rule of the policy.
 
 use cloister_caps::ServiceId;
 use cloister_caps::tables::Tables;
