@@ -59,6 +59,11 @@ macro_rules! collection {
             pub const fn new(entries: [T; $limit]) -> Self {
                 $name(entries)
             }
+
+            /// Returns an iterator that can change each entry, also those that are never looked up.
+            pub fn iter_mut(&mut self) -> core::slice::IterMut<'_, T> {
+                self.0.iter_mut()
+            }
         }
 
         impl<T: Copy + Default> Default for $name<T> {

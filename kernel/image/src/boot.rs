@@ -21,12 +21,12 @@ use crate::hypercall::{self, E820Entry, HypercallError, Param, Space};
 use crate::hypercall_page::{self, Xen};
 use crate::machine::Machine;
 use crate::paging::{self, HYPERCALL_FRAME, IdentityMap, KernelRoot, OFFSET, PagingError};
-use crate::processor::{self, Features, UPCALL_VECTOR};
+use crate::processor::{self, Features, UnloadedTables};
 use crate::run::{self, Run};
 use crate::service;
 use crate::shared_info::{self, SharedInfo};
 use crate::trap_frame::TrapFrames;
-use crate::{console, count};
+use crate::{console, count, profile};
 
 /// Physical address and length of the capability tables. The packer writes both.
 #[unsafe(link_section = ".tables")]
@@ -92,7 +92,10 @@ impl fmt::Display for Failure {
 #[unsafe(no_mangle)]
 extern "C" fn kernel_main(start_info: u32) -> ! {
     count::start_counting(processor::counter());
-    processor::load_tables();
+    match UnloadedTables::take() {
+        Some(tables) => processor::load_tables(tables),
+        None => fatal(format_args!("the kernel was started twice")),
+    }
     // SAFETY: `boot.s` has put its page tables in force, and calls this once.
     let identity = unsafe { IdentityMap::assume_active() };
     match prepare(u64::from(start_info), identity) {
@@ -105,12 +108,8 @@ extern "C" fn kernel_main(start_info: u32) -> ! {
 /// the services.
 fn prepare(start_info: u64, mut identity: IdentityMap) -> Result<(), Failure> {
     let features = Features::detect();
-    features.xen_leaf.ok_or(Failure::NotXen)?;
-    let xen = hypercall_page::choose_instruction(features.vmcall);
-    if !features.nx {
-        return Err(Failure::NoExecute);
-    }
-    processor::enable_no_execute();
+    let xen = hypercall_page::choose_instruction(&features).ok_or(Failure::NotXen)?;
+    let no_execute = processor::enable_no_execute(&features).ok_or(Failure::NoExecute)?;
     let offered = hypercall::features(xen)?;
     if offered & REQUIRED_FEATURES != REQUIRED_FEATURES {
         return Err(Failure::Features(offered));
@@ -125,9 +124,9 @@ fn prepare(start_info: u64, mut identity: IdentityMap) -> Result<(), Failure> {
     let tables = Tables::parse_within(bytes, &(tables_range.0 + tables_range.1..IMAGE_ADDRESSES.end))?;
     let kernel = (IMAGE_ADDRESSES.start, paging::kernel_end_address() - IMAGE_ADDRESSES.start);
     let mut free = free_memory(&info, &map, &tables, &KernelLocation { kernel, tables: tables_range })?;
-    let mut kernel_root = paging::build_kernel(&mut identity, &mut free, tables_range)?;
+    let mut kernel_root = paging::build_kernel(&mut identity, &mut free, tables_range, no_execute)?;
     processor::protect(&features);
-    if features.gigabyte {
+    if features.gigabyte() {
         relocate_hypercall_page(xen, &mut kernel_root, &mut identity, &mut free)?;
     }
     let memory = map.iter().filter(|entry| entry.ram).map(|entry| entry.length).sum();
@@ -184,7 +183,7 @@ fn set_up_services(
         kernel.set_xenstore_port(EvtchnPort(port));
         shared_info.unmask(EvtchnPort(port));
     }
-    let machine = Machine::new(xen, shared_info, grants, features.rdrand);
+    let machine = Machine::new(xen, shared_info, grants, features.rdrand());
     if !machine.has_random() {
         console::line(format_args!("cloister: no random source: the entropy capability will refuse"));
     }
@@ -229,9 +228,7 @@ fn measure_interrupt(xen: Xen, shared_info: SharedInfo) -> (Costs, u64) {
         idle += now.saturating_sub(asleep);
         shared_info.take_events(|port| shared_info.unmask(port));
     }
-    let costs = Costs::new(least);
-    // The profiler takes samples more often than the grain would allow.
-    (if cfg!(feature = "profile") { Costs { grain: 0, ..costs } } else { costs }, idle)
+    (profile::costs(Costs::new(least)), idle)
 }
 
 /// Returns the memory map: that of the start info, or Xen's own if that has none, as in version 0.
@@ -319,9 +316,9 @@ fn print_policy(tables: &Tables<'_>, features: &Features) {
         tables.services().len(),
         tables.capabilities().len(),
         tables.queues().len(),
-        if features.smep { " SMEP" } else { "" },
-        if features.smap { " SMAP" } else { "" },
-        if features.umip { " UMIP" } else { "" },
+        if features.smep() { " SMEP" } else { "" },
+        if features.smap() { " SMAP" } else { "" },
+        if features.umip() { " UMIP" } else { "" },
     ));
 }
 
@@ -333,7 +330,7 @@ fn map_shared_pages(xen: Xen, tables: &Tables<'_>, map: &[MapEntry]) -> Result<(
     // SAFETY: the memory map has nothing in the hole.
     let shared_info = unsafe { shared_info::map(xen, hole)? };
     // This also makes Xen fill in the wall clock.
-    hypercall::set_callback_vector(xen, UPCALL_VECTOR)?;
+    hypercall::set_callback_vector(xen)?;
     let needed = grant_frames::needed(tables);
     if needed > 0 {
         grant_frames::check(needed, hypercall::grant_frames(xen)?)?;

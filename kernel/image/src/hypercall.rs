@@ -10,6 +10,7 @@ use static_assertions::const_assert_eq;
 
 use crate::count::{Count, count};
 use crate::hypercall_page::{Xen, port_number, raw};
+use crate::processor::UPCALL_VECTOR;
 
 /// Describes a hypercall that failed.
 #[derive(Clone, Copy, Debug)]
@@ -26,12 +27,19 @@ impl core::fmt::Display for HypercallError {
     }
 }
 
+/// `__HYPERVISOR_memory_op`.
 const MEMORY_OP: u64 = 12;
+/// `__HYPERVISOR_set_timer_op`.
 const SET_TIMER_OP: u64 = 15;
+/// `__HYPERVISOR_xen_version`.
 const XEN_VERSION: u64 = 17;
+/// `__HYPERVISOR_grant_table_op`.
 pub(crate) const GRANT_TABLE_OP: u64 = 20;
+/// `__HYPERVISOR_sched_op`.
 const SCHED_OP: u64 = 29;
+/// `__HYPERVISOR_event_channel_op`.
 pub(crate) const EVENT_CHANNEL_OP: u64 = 32;
+/// `__HYPERVISOR_hvm_op`.
 const HVM_OP: u64 = 34;
 
 /// Ties a structure to the operation that takes it, and both to the hypercall.
@@ -84,24 +92,27 @@ macro_rules! hypercall {
 #[cfg(feature = "back-end")]
 pub(crate) use hypercall;
 
+/// `XENVER_version`.
+const VERSION: u64 = 0;
+
 /// Returns Xen's version (`XENVER_version`): major in the upper 16 bits, minor in the lower.
 pub fn version(xen: Xen) -> Result<u32, HypercallError> {
     // SAFETY: the operation takes no structure.
-    let code = unsafe { raw(xen, XEN_VERSION, 0, 0, 0) };
+    let code = unsafe { raw(xen, XEN_VERSION, VERSION, 0, 0) };
     if code < 0 { Err(HypercallError { what: "XENVER_version", code }) } else { Ok(code as u32) }
 }
 
 /// `struct xen_feature_info` (`version.h`).
 #[repr(C)]
 struct FeatureInfo {
-    submap_index: u32,
+    submap_idx: u32,
     submap: u32,
 }
 hypercall!(unsafe FeatureInfo: 8 bytes, XEN_VERSION, 6, "XENVER_get_features");
 
 /// Returns Xen's features (`XENVER_get_features`, sub-map 0).
 pub fn features(xen: Xen) -> Result<u32, HypercallError> {
-    let mut info = FeatureInfo { submap_index: 0, submap: 0 };
+    let mut info = FeatureInfo { submap_idx: 0, submap: 0 };
     call(xen, &mut info)?;
     Ok(info.submap)
 }
@@ -144,11 +155,13 @@ pub fn get_param(xen: Xen, param: Param) -> Option<u64> {
     Some(argument.value).filter(|value| *value != 0 && *value != u64::MAX)
 }
 
-/// Has Xen deliver events as interrupts with this vector (`HVMOP_set_param` of
+/// `HVM_PARAM_CALLBACK_TYPE_VECTOR` (`hvm/params.h`).
+const CALLBACK_TYPE_VECTOR: u64 = 2;
+
+/// Has Xen deliver events as interrupts with [`UPCALL_VECTOR`] (`HVMOP_set_param` of
 /// `HVM_PARAM_CALLBACK_IRQ`).
-pub fn set_callback_vector(xen: Xen, vector: u8) -> Result<(), HypercallError> {
-    // Type 2 is a vector (`HVM_PARAM_CALLBACK_TYPE_VECTOR` of `hvm/params.h`).
-    let value = 2 << 56 | u64::from(vector);
+pub fn set_callback_vector(xen: Xen) -> Result<(), HypercallError> {
+    let value = CALLBACK_TYPE_VECTOR << 56 | u64::from(UPCALL_VECTOR);
     let index = Param::CallbackIrq as u32;
     call(xen, &mut HvmParam::<SET_PARAM> { domid: DomId::SELF.0, pad: 0, index, value })
 }
@@ -159,8 +172,8 @@ struct AddToPhysmap {
     domid: u16,
     size: u16,
     space: u32,
-    index: u64,
-    frame: u64,
+    idx: u64,
+    gpfn: u64,
 }
 // SAFETY: only `add_to_physmap` makes one. Its caller guarantees that the frame is unused.
 unsafe impl Hypercall for AddToPhysmap {
@@ -186,18 +199,19 @@ pub enum Space {
 /// # Safety
 /// Nothing refers to what is at `frame`, nor to the frame `index` of [`Space::GuestFrame`].
 pub unsafe fn add_to_physmap(xen: Xen, space: Space, index: u64, frame: Gfn) -> Result<(), HypercallError> {
-    call(xen, &mut AddToPhysmap { domid: DomId::SELF.0, size: 0, space: space as u32, index, frame: frame.0 })
+    call(xen, &mut AddToPhysmap { domid: DomId::SELF.0, size: 0, space: space as u32, idx: index, gpfn: frame.0 })
 }
 
 /// `struct xen_memory_map` (`memory.h`), with a buffer that it borrows.
 #[repr(C)]
 struct MemoryMap<'a> {
-    entries: u32,
+    nr_entries: u32,
     pad: u32,
     buffer: *mut E820Entry,
     borrowed: PhantomData<&'a mut [E820Entry]>,
 }
-// SAFETY: only `over` makes one. Xen writes at most `entries` entries, and `over` borrows as many.
+// SAFETY: only `over` makes one. Xen writes at most `nr_entries` entries, and `over` borrows as
+// many.
 unsafe impl Hypercall for MemoryMap<'_> {
     const NUMBER: u64 = MEMORY_OP;
     const OP: u64 = 9;
@@ -207,7 +221,7 @@ unsafe impl Hypercall for MemoryMap<'_> {
 
 impl<'a> MemoryMap<'a> {
     fn over(buffer: &'a mut [E820Entry]) -> Self {
-        MemoryMap { entries: buffer.len() as u32, pad: 0, buffer: buffer.as_mut_ptr(), borrowed: PhantomData }
+        MemoryMap { nr_entries: buffer.len() as u32, pad: 0, buffer: buffer.as_mut_ptr(), borrowed: PhantomData }
     }
 }
 
@@ -228,7 +242,7 @@ const_assert_eq!(size_of::<E820Entry>(), 20);
 pub fn memory_map(xen: Xen, into: &mut [E820Entry]) -> Result<usize, HypercallError> {
     let mut argument = MemoryMap::over(into);
     call(xen, &mut argument)?;
-    Ok((argument.entries as usize).min(into.len()))
+    Ok((argument.nr_entries as usize).min(into.len()))
 }
 
 /// `struct gnttab_query_size` (`grant_table.h`).
@@ -236,8 +250,8 @@ pub fn memory_map(xen: Xen, into: &mut [E820Entry]) -> Result<usize, HypercallEr
 struct QuerySize {
     dom: u16,
     pad: u16,
-    frames: u32,
-    max_frames: u32,
+    nr_frames: u32,
+    max_nr_frames: u32,
     status: i16,
     pad2: u16,
 }
@@ -245,10 +259,10 @@ hypercall!(unsafe QuerySize: 16 bytes, GRANT_TABLE_OP, 6, "GNTTABOP_query_size",
 
 /// Returns the most frames that the grant table may have (`GNTTABOP_query_size`).
 pub fn grant_frames(xen: Xen) -> Result<u32, HypercallError> {
-    let mut argument = QuerySize { dom: DomId::SELF.0, pad: 0, frames: 0, max_frames: 0, status: 0, pad2: 0 };
+    let mut argument = QuerySize { dom: DomId::SELF.0, pad: 0, nr_frames: 0, max_nr_frames: 0, status: 0, pad2: 0 };
     call(xen, &mut argument)?;
     let code = i64::from(argument.status);
-    if code < 0 { Err(HypercallError { what: QuerySize::NAME, code }) } else { Ok(argument.max_frames) }
+    if code < 0 { Err(HypercallError { what: QuerySize::NAME, code }) } else { Ok(argument.max_nr_frames) }
 }
 
 /// Sets the timer to an absolute system time in ns (`set_timer_op`).
@@ -285,10 +299,13 @@ pub fn shutdown(xen: Xen, reason: Shutdown) {
     let _ = call(xen, &mut SchedShutdown { reason: reason as u32 });
 }
 
+/// `SCHEDOP_yield`.
+const YIELD: u64 = 0;
+
 /// Yields the processor to other domains (`SCHEDOP_yield`).
 pub fn yield_now(xen: Xen) {
     // SAFETY: the operation takes no structure.
-    unsafe { raw(xen, SCHED_OP, 0, 0, 0) };
+    unsafe { raw(xen, SCHED_OP, YIELD, 0, 0) };
 }
 
 /// `struct evtchn_alloc_unbound` (`event_channel.h`).
@@ -316,9 +333,12 @@ struct BindVirq {
 }
 hypercall!(unsafe BindVirq: 12 bytes, EVENT_CHANNEL_OP, 1, "EVTCHNOP_bind_virq");
 
+/// `VIRQ_TIMER` (`xen.h`).
+const TIMER: u32 = 0;
+
 /// Binds the timer of vCPU 0 to a port (`EVTCHNOP_bind_virq` of `VIRQ_TIMER`).
 pub fn bind_timer(xen: Xen) -> Result<EvtchnPort, HypercallError> {
-    let mut argument = BindVirq { virq: 0, vcpu: 0, port: 0 };
+    let mut argument = BindVirq { virq: TIMER, vcpu: 0, port: 0 };
     call(xen, &mut argument)?;
     Ok(EvtchnPort(argument.port))
 }
@@ -327,8 +347,11 @@ pub fn bind_timer(xen: Xen) -> Result<EvtchnPort, HypercallError> {
 /// (`struct evtchn_close`, `evtchn_send` and `evtchn_unmask` of `event_channel.h`).
 #[derive(Clone, Copy)]
 enum PortOperation {
+    /// `EVTCHNOP_close`.
     Close = 3,
+    /// `EVTCHNOP_send`.
     Send = 4,
+    /// `EVTCHNOP_unmask`.
     Unmask = 9,
 }
 

@@ -14,7 +14,7 @@ use cloister_caps::EvtchnPort;
 use cloister_caps::abi::KERNEL_HYPERCALL_PAGE;
 
 use crate::count::{self, Count, count};
-use crate::processor;
+use crate::processor::{self, Features};
 
 /// Offsets in `hypercall_page` of `entry.s`.
 mod offset {
@@ -47,14 +47,18 @@ static PORT_NUMBERS: AtomicU64 = AtomicU64::new(0);
 #[derive(Clone, Copy)]
 pub struct Xen(());
 
-/// Chooses the hypercall instruction: `vmcall`, or else `vmmcall`.
-pub fn choose_instruction(vmcall: bool) -> Xen {
-    let instruction = if vmcall { offset::VMCALL } else { offset::VMMCALL };
+/// Chooses the hypercall instruction of this processor. Returns `None` if the machine is not a Xen
+/// guest.
+pub fn choose_instruction(features: &Features) -> Option<Xen> {
+    if !features.xen() {
+        return None;
+    }
+    let instruction = if features.vmcall() { offset::VMCALL } else { offset::VMMCALL };
     let at = &raw const hypercall_page as u64;
     HYPERCALL.store(at + instruction, Ordering::Relaxed);
     IDLE.store(at + offset::IDLE, Ordering::Relaxed);
     PORT_NUMBERS.store(at + offset::PORTS, Ordering::Relaxed);
-    Xen(())
+    Some(Xen(()))
 }
 
 /// Returns the proof if the hypercall instruction is chosen. It is for code that may run before.

@@ -20,6 +20,9 @@ mod hypercall_page;
 mod machine;
 mod paging;
 mod processor;
+#[cfg(not(feature = "profile"))]
+#[path = "no_profile.rs"]
+mod profile;
 #[cfg(feature = "profile")]
 mod profile;
 mod run;

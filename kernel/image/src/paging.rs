@@ -23,6 +23,8 @@ use x86_64::structures::paging::{
 };
 use x86_64::{PhysAddr, VirtAddr};
 
+use crate::processor::NoExecute;
+
 /// The shared-info page.
 pub const SHARED_INFO: u64 = FIXMAP + 0x1000;
 /// The console ring.
@@ -386,6 +388,7 @@ pub fn build_kernel(
     identity: &mut IdentityMap,
     free: &mut FreeMemory,
     tables: (u64, u64),
+    _: NoExecute,
 ) -> Result<KernelRoot, PagingError> {
     let mut root = Root::empty(identity, free)?;
     let read_only = KERNEL_FLAGS | Flags::NO_EXECUTE;
@@ -414,7 +417,7 @@ pub fn build_kernel(
     let boot_directory = physical(&raw const boot_tables) + PAGE_SIZE as u64;
     root.table(identity)[0].set_addr(PhysAddr::new(boot_directory), Flags::PRESENT | Flags::WRITABLE);
     // SAFETY: it has the kernel's half, so nothing that the kernel refers to moves, and it has the
-    // identity map, which the boot code still uses.
+    // identity map, which the boot code still uses. NX is on, as `NoExecute` proves.
     unsafe { Cr3::write(root.0, Cr3Flags::empty()) }
     Ok(KernelRoot(root))
 }

@@ -1,6 +1,7 @@
 //! Detects what the processor offers, loads its descriptor tables, and switches its protections on.
 
 use core::arch::x86_64::{__cpuid, __cpuid_count};
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use x86_64::instructions::tables::{lgdt, lidt, load_tss};
 use x86_64::registers::control::{Cr0, Cr0Flags, Cr4, Cr4Flags, Efer, EferFlags};
@@ -18,27 +19,30 @@ use crate::vectors::{self, IST_DOUBLE_FAULT, IST_MACHINE_CHECK, IST_NMI, NMI};
 /// (`HYPERVISOR_CALLBACK_VECTOR`).
 pub const UPCALL_VECTOR: u8 = 0xF3;
 
-/// Holds the processor features that the kernel acts on, as CPUID reports them.
+/// Holds the processor features that the kernel acts on.
+///
+/// # Holding one proves
+/// CPUID announced each feature that is set: only [`Features::detect`] makes one.
 #[derive(Clone, Copy)]
 pub struct Features {
     /// No-execute pages.
-    pub nx: bool,
+    nx: bool,
     /// Supervisor-mode execution prevention.
-    pub smep: bool,
+    smep: bool,
     /// Supervisor-mode access prevention.
-    pub smap: bool,
+    smap: bool,
     /// User-mode instruction prevention.
-    pub umip: bool,
+    umip: bool,
     /// Global pages.
-    pub global: bool,
+    global: bool,
     /// Pages of 1 GiB.
-    pub gigabyte: bool,
+    gigabyte: bool,
     /// The instruction that enters a hypervisor is `vmcall`, and not `vmmcall`.
-    pub vmcall: bool,
+    vmcall: bool,
     /// The RDRAND instruction.
-    pub rdrand: Option<RdRand>,
-    /// The first of Xen's CPUID leaves, if the machine is a Xen guest.
-    pub xen_leaf: Option<u32>,
+    rdrand: Option<RdRand>,
+    /// Xen's CPUID leaves exist: the machine is a Xen guest.
+    xen: bool,
 }
 
 impl Features {
@@ -60,12 +64,48 @@ impl Features {
             vmcall: matches!(vendor.ebx, 0x756E_6547 | 0x746E_6543 | 0x6853_2020),
             global: basic.edx >> 13 & 1 == 1,
             rdrand: (basic.ecx >> 30 & 1 == 1).then_some(RdRand(())),
-            xen_leaf: (0x4000_0000..0x4001_0000).step_by(0x100).find(|leaf| {
-                let leaf = __cpuid(*leaf);
+            xen: (0x4000_0000..0x4001_0000).step_by(0x100).any(|leaf| {
+                let leaf = __cpuid(leaf);
                 // "XenVMMXenVMM" (arch-x86/cpuid.h).
                 (leaf.ebx, leaf.ecx, leaf.edx) == (0x566E_6558, 0x6558_4D4D, 0x4D4D_566E)
             }),
         }
+    }
+
+    /// Returns `true` if the processor has supervisor-mode execution prevention.
+    pub fn smep(&self) -> bool {
+        self.smep
+    }
+
+    /// Returns `true` if the processor has supervisor-mode access prevention.
+    pub fn smap(&self) -> bool {
+        self.smap
+    }
+
+    /// Returns `true` if the processor has user-mode instruction prevention.
+    pub fn umip(&self) -> bool {
+        self.umip
+    }
+
+    /// Returns `true` if the processor has pages of 1 GiB.
+    pub fn gigabyte(&self) -> bool {
+        self.gigabyte
+    }
+
+    /// Returns `true` if `vmcall` is the instruction that enters a hypervisor, and `false` if
+    /// `vmmcall` is.
+    pub fn vmcall(&self) -> bool {
+        self.vmcall
+    }
+
+    /// Returns the RDRAND instruction, if the processor has it.
+    pub fn rdrand(&self) -> Option<RdRand> {
+        self.rdrand
+    }
+
+    /// Returns `true` if the machine is a Xen guest.
+    pub fn xen(&self) -> bool {
+        self.xen
     }
 }
 
@@ -125,12 +165,26 @@ struct Gates([Gate; UPCALL_VECTOR as usize + 1]);
 
 static mut IDT: Gates = Gates([Gate::ABSENT; UPCALL_VECTOR as usize + 1]);
 
+/// Gives the right to fill and load the kernel's descriptor tables.
+///
+/// # Holding one proves
+/// The tables are not loaded yet, and nothing refers to them.
+pub struct UnloadedTables(());
+
+impl UnloadedTables {
+    /// Returns the token at the first call, and `None` at each later one.
+    pub fn take() -> Option<UnloadedTables> {
+        static TAKEN: AtomicBool = AtomicBool::new(false);
+        (!TAKEN.swap(true, Ordering::Relaxed)).then_some(UnloadedTables(()))
+    }
+}
+
 /// Loads the kernel's own descriptor tables. Exceptions that cannot trust the current stack get
 /// stacks of their own.
-pub fn load_tables() {
+pub fn load_tables(_: UnloadedTables) {
     let (tss, gdt, idt) = (&raw mut TSS, &raw mut GDT, &raw mut IDT);
-    // SAFETY: this runs once, at boot, before anything else refers to these statics. Afterwards
-    // only the processor reads them, and only `set_frame` writes, to RSP0.
+    // SAFETY: nothing else refers to these statics, as the token proves, which ends here.
+    // Afterwards only the processor reads them, and only `set_frame` writes, to RSP0.
     unsafe {
         let tss = &mut *tss;
         tss.interrupt_stack_table[usize::from(IST_DOUBLE_FAULT)] =
@@ -190,11 +244,12 @@ pub unsafe fn set_frame(top: u64) {
     unsafe { (&raw mut TSS.privilege_stack_table[0]).write_unaligned(VirtAddr::new_truncate(top)) }
 }
 
-/// Switches on write protection and NX, and SMEP, SMAP and UMIP where the processor has them.
+/// Switches on write protection, and SMEP, SMAP and UMIP where the processor has them.
 /// Closes the time-stamp counter and the FPU to ring 3, and enables the system call instruction.
 pub fn protect(features: &Features) {
-    // SAFETY: each bit is one that CPUID announced or that every 64-bit processor has. The page
-    // tables in force are the kernel's own, which are valid under all of them.
+    // SAFETY: each bit is one that CPUID announced, as `Features` proves, or that every 64-bit
+    // processor has. All page tables that are ever in force, the boot code's too, are valid under
+    // all of them.
     unsafe {
         let mut cr0 = Cr0::read();
         cr0.insert(
@@ -208,7 +263,7 @@ pub fn protect(features: &Features) {
         cr4.set(Cr4Flags::SUPERVISOR_MODE_ACCESS_PREVENTION, features.smap);
         cr4.set(Cr4Flags::USER_MODE_INSTRUCTION_PREVENTION, features.umip);
         Cr4::write(cr4);
-        Efer::update(|efer| efer.insert(EferFlags::SYSTEM_CALL_EXTENSIONS | EferFlags::NO_EXECUTE_ENABLE));
+        Efer::update(|efer| efer.insert(EferFlags::SYSTEM_CALL_EXTENSIONS));
         // IA32_STAR: kernel segments from 8, user segments from 0x10 + 3.
         Msr::new(0xC000_0081).write(0x0013_0008_u64 << 32);
     }
@@ -224,10 +279,20 @@ pub fn protect(features: &Features) {
     );
 }
 
-/// Allows NX in page tables. It must be called before tables that use it are loaded.
-pub fn enable_no_execute() {
-    // SAFETY: CPUID announced NX.
-    unsafe { Efer::update(|efer| efer.insert(EferFlags::NO_EXECUTE_ENABLE)) }
+/// Gives the right to load page tables that use NX.
+///
+/// # Holding one proves
+/// NX is on. Nothing turns it off.
+#[derive(Clone, Copy)]
+pub struct NoExecute(());
+
+/// Switches NX on. Returns `None` if the processor has none.
+pub fn enable_no_execute(features: &Features) -> Option<NoExecute> {
+    features.nx.then(|| {
+        // SAFETY: CPUID announced NX, as `Features` proves.
+        unsafe { Efer::update(|efer| efer.insert(EferFlags::NO_EXECUTE_ENABLE)) }
+        NoExecute(())
+    })
 }
 
 /// Returns the time-stamp counter. Instructions before the call are complete when it is read.

@@ -1,11 +1,13 @@
 //! Samples where services spend their time: the timer interrupts the running service, and the
 //! address of its instruction is stored.
 //!
-//! The kernel that ships is built without this file, because a sample observes a service without a
-//! rule of the policy.
+//! The kernel that ships is built with `no_profile.rs` instead, because a sample observes a service
+//! without a rule of the policy.
 
 use cloister_caps::ServiceId;
 use cloister_caps::tables::Tables;
+use cloister_kernel_core::Costs;
+use cloister_kernel_core::schedule::{Alarm, Next};
 use spin::Mutex;
 
 use crate::console;
@@ -27,12 +29,18 @@ struct Samples {
 
 static SAMPLES: Mutex<Samples> = Mutex::new(Samples { taken: [0; MAX_SAMPLES], count: 0, lost: 0 });
 
-/// Returns when the next sample is due.
+/// Returns the costs with which the scheduler allows samples more often than the grain would.
+pub fn costs(costs: Costs) -> Costs {
+    Costs { grain: 0, ..costs }
+}
+
+/// Returns the scheduler's choice with an alarm when the next sample is due, if a service runs.
 ///
 /// The interval counts from the clock's start. If it counted from when a service began to run, what
 /// the service does first would never be met.
-pub fn next_sample(now: u64) -> u64 {
-    (now / INTERVAL + 1) * INTERVAL
+pub fn until_sample(next: &Next, now: u64) -> Option<Next> {
+    let budget = Alarm { at: (now / INTERVAL + 1) * INTERVAL, owner: next.service };
+    next.service.map(|_| Next { budget, ..*next })
 }
 
 /// Stores a sample: `service` was interrupted at `rip`.

@@ -2,8 +2,6 @@
 
 use cloister_caps::{EvtchnPort, Operation, ServiceId};
 use cloister_kernel_core::run_loop::{self, Cause, Entry, Processor};
-#[cfg(feature = "profile")]
-use cloister_kernel_core::schedule::Alarm;
 use cloister_kernel_core::schedule::Next;
 use cloister_kernel_core::{FaultAction, Kernel, Outcome, Platform};
 
@@ -17,7 +15,7 @@ use crate::processor::{self, UPCALL_VECTOR};
 use crate::service::Services;
 use crate::shared_info::SharedInfo;
 use crate::trap_frame::{self, SYSTEM_CALL_VECTOR, TrapFrame, TrapFrames};
-use crate::{console, paging};
+use crate::{console, paging, profile};
 
 /// Holds what the kernel keeps between two entries.
 pub struct Run {
@@ -123,8 +121,7 @@ impl Run {
         let entry = if vector == SYSTEM_CALL_VECTOR {
             Entry::SystemCall
         } else if vector == u64::from(UPCALL_VECTOR) {
-            #[cfg(feature = "profile")]
-            crate::profile::sample(service, self.trap_frames.get_mut(service).rip());
+            profile::sample(service, self.trap_frames.get_mut(service).rip());
             Entry::Interrupt
         } else {
             self.fault(service);
@@ -212,8 +209,7 @@ impl Run {
         let counts = count::counts().chain([("own-ns", own.saturating_sub(self.idle))]);
         counts.for_each(|(name, count)| console::line(format_args!("cloister: count {name} {count}")));
         self.kernel.used_rights().for_each(|used| console::line(format_args!("{used}")));
-        #[cfg(feature = "profile")]
-        crate::profile::print(&self.kernel.tables());
+        profile::print(&self.kernel.tables());
     }
 
     /// Chooses the service that runs at `now`, and returns its trap frame.
@@ -241,10 +237,8 @@ impl Processor for Run {
     }
 
     fn arm(&mut self, next: &Next, now: u64) {
-        #[cfg(feature = "profile")]
-        if next.service.is_some() {
-            let sample = Alarm { at: crate::profile::next_sample(now), owner: next.service };
-            self.set_timer(&Next { budget: sample, ..*next }, now);
+        if let Some(sample) = profile::until_sample(next, now) {
+            self.set_timer(&sample, now);
         }
         self.set_timer(next, now);
     }

@@ -11,8 +11,10 @@ use crate::processor;
 /// Holds the registers of a service, in the order in which `entry.s` and the processor push them.
 ///
 /// # Holding one proves
-/// Leaving the kernel with these registers goes to ring 3: only the processor sets the segments and
-/// flags of an entry, and only [`TrapFrame::start`] those of a start.
+/// Leaving the kernel with these registers goes to ring 3. At an interrupt or a fault the processor
+/// pushes the segments of ring 3, where it was. At a system call, `system_call_entry` of `entry.s`
+/// pushes [`USER_CODE`] and [`USER_DATA`]. Before the first entry they are those of
+/// [`TrapFrame::NOT_STARTED`] or of [`TrapFrame::start`]. Nothing else sets them, nor the flags.
 #[repr(C, align(16))]
 #[derive(Clone, Copy)]
 pub struct TrapFrame {
@@ -43,6 +45,13 @@ pub struct TrapFrame {
 
 static_assertions::const_assert_eq!(size_of::<TrapFrame>(), 22 * 8);
 
+/// The selector of ring 3's code, as `entry.s` pushes it for a system call.
+const USER_CODE: u64 = 0x23;
+/// The selector of ring 3's stack, as `entry.s` pushes it for a system call.
+const USER_DATA: u64 = 0x1B;
+/// Interrupts are on (bit 9). Bit 1 is always set.
+const USER_RFLAGS: u64 = 0x202;
+
 /// The number that `entry.s` pushes as the vector of a system call.
 pub const SYSTEM_CALL_VECTOR: u64 = 0x100;
 
@@ -56,7 +65,7 @@ struct SavedFrame {
 }
 
 static mut FRAMES: PerService<SavedFrame> =
-    PerService::new([SavedFrame { room_below: [0; 8], frame: TrapFrame::EMPTY }; MAX_SERVICES]);
+    PerService::new([SavedFrame { room_below: [0; 8], frame: TrapFrame::ZERO }; MAX_SERVICES]);
 
 /// The address past the trap frame of the service that runs.
 #[unsafe(no_mangle)]
@@ -69,7 +78,8 @@ static mut SCRATCH: u64 = 0;
 static mut NMI_SEEN: u8 = 0;
 
 impl TrapFrame {
-    const EMPTY: TrapFrame = TrapFrame {
+    /// What the memory of the frames holds until [`TrapFrames::new`].
+    const ZERO: TrapFrame = TrapFrame {
         r15: 0,
         r14: 0,
         r13: 0,
@@ -89,11 +99,15 @@ impl TrapFrame {
         ss: 0,
     };
 
+    /// The frame of a service that has not started: ring 3, with interrupts on and all other
+    /// registers 0.
+    const NOT_STARTED: TrapFrame = TrapFrame { cs: USER_CODE, rflags: USER_RFLAGS, ss: USER_DATA, ..TrapFrame::ZERO };
+
     /// Returns the frame of a service that starts at its entry in ring 3, with interrupts on and
     /// all other registers 0.
     pub fn start(tables: &Tables<'_>, service: ServiceId) -> TrapFrame {
         let Service { entry, stack_top, .. } = tables.service(service);
-        TrapFrame { rip: entry, cs: 0x23, rflags: 0x202, rsp: stack_top, ss: 0x1B, ..TrapFrame::EMPTY }
+        TrapFrame { rip: entry, rsp: stack_top, ..TrapFrame::NOT_STARTED }
     }
 
     /// Returns the interrupt vector of the entry, or [`SYSTEM_CALL_VECTOR`].
@@ -138,24 +152,30 @@ impl TrapFrame {
 /// stack while the kernel's state is made.
 ///
 /// # Holding one proves
-/// Only the holder refers to trap frames, while the kernel runs.
+/// Only the holder refers to trap frames, while the kernel runs. Each of them leads to ring 3.
 pub struct TrapFrames(());
 
 impl TrapFrames {
-    /// Creates the token.
+    /// Creates the token, and makes each frame one that leads to ring 3.
     ///
     /// # Safety
     /// This is called once.
     pub unsafe fn new() -> TrapFrames {
-        TrapFrames(())
+        let mut frames = TrapFrames(());
+        frames.all().iter_mut().for_each(|saved| saved.frame = TrapFrame::NOT_STARTED);
+        frames
+    }
+
+    /// Returns all trap frames.
+    fn all(&mut self) -> &mut PerService<SavedFrame> {
+        let frames = &raw mut FRAMES;
+        // SAFETY: the reference lasts no longer than the borrow of the only token.
+        unsafe { &mut *frames }
     }
 
     /// Returns the trap frame of a service.
     pub fn get_mut(&mut self, service: ServiceId) -> &mut TrapFrame {
-        let frames = &raw mut FRAMES;
-        // SAFETY: the reference lasts no longer than the borrow of the only token.
-        let frames = unsafe { &mut *frames };
-        &mut frames[service].frame
+        &mut self.all()[service].frame
     }
 
     /// Makes the frame of `service` the one into which the next entry is saved.

@@ -2,10 +2,10 @@
 #![forbid(unsafe_code)]
 
 use cloister_caps::Slot;
-use cloister_runtime::SharedRegion;
+use cloister_runtime::{Kernel, SharedRegion};
 
 fn attempt() -> SharedRegion {
-    SharedRegion::new(Slot(3))
+    SharedRegion::new(Kernel(()), Slot(3))
 }
 
 fn main() {}

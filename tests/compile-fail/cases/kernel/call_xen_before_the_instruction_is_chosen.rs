@@ -5,7 +5,7 @@ include!("image.in");
 
 fn attempt() {
     let _ = hypercall::version(hypercall_page::Xen(()));
-    hypercall_page::sleep();
+    hypercall_page::sleep(hypercall_page::Xen(()));
 }
 
 fn main() {}

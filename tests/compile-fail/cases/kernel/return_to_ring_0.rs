@@ -1,4 +1,4 @@
-//! A trap frame leads to ring 3: nothing but the processor sets its segments.
+//! A trap frame leads to ring 3: only its own module, `entry.s` and the processor set its segments.
 #![allow(dead_code, unexpected_cfgs)]
 
 include!("image.in");

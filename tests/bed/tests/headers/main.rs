@@ -2,133 +2,20 @@
 //! the distribution's package.
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeMap;
-use std::mem::offset_of;
-use std::path::PathBuf;
-use std::sync::LazyLock;
+mod header;
+mod kernel;
 
-use cloister_bed::{bed_dir, boot_files};
+use std::mem::offset_of;
+
+use cloister_caps::PAGE_SIZE;
 use cloister_caps::xen::xenbus::XenbusState;
 use cloister_caps::xen::xs_wire::MessageType;
 use cloister_caps::xen::{console, elfnote, event, grant, netif, ring, start_info, xs_wire};
-
-/// The folder of Xen's public headers.
-static HEADERS: LazyLock<PathBuf> = LazyLock::new(|| {
-    let folder = boot_files::unpacked("libxen-dev", &bed_dir().join("cache"));
-    folder.unwrap_or_else(|error| panic!("{error}")).join("usr/include/xen")
-});
-
-/// A header without its comments: its definitions, and its text.
-struct Header {
-    text: String,
-    values: BTreeMap<String, i64>,
-}
-
-/// Removes C's comments.
-fn without_comments(text: &str) -> String {
-    let mut parts = text.split("/*");
-    let first = parts.next().unwrap_or_default().to_owned();
-    parts.fold(first, |all, part| all + " " + part.split_once("*/").map_or("", |(_, code)| code))
-}
-
-impl Header {
-    fn read(name: &str) -> Header {
-        let path = HEADERS.join(name);
-        let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        let mut header = Header { text: without_comments(&text), values: BTreeMap::new() };
-        let text = header.text.clone();
-        for line in text.lines() {
-            if let Some((name, value)) = line.strip_prefix("#define").and_then(|rest| rest.trim().split_once(' '))
-                && let Some(value) = header.value(value)
-            {
-                header.values.insert(name.to_owned(), value);
-            }
-        }
-        for body in text.split("enum ").skip(1).filter_map(|rest| rest.split_once('{')?.1.split_once('}')) {
-            header.enumerate(body.0);
-        }
-        header
-    }
-
-    fn enumerate(&mut self, body: &str) {
-        let mut next = 0;
-        for entry in body.lines().filter(|line| !line.starts_with('#')).collect::<String>().split(',') {
-            let (name, value) = entry.split_once('=').unwrap_or((entry, ""));
-            next = self.value(value).unwrap_or(next);
-            self.values.insert(name.trim().to_owned(), next);
-            next += 1;
-        }
-    }
-
-    /// Returns the value of an expression of numbers, known names, sums, shifts and brackets.
-    fn value(&self, text: &str) -> Option<i64> {
-        let text = text.trim().trim_end_matches('U');
-        if let Some(inner) = text.strip_prefix('(').and_then(|text| text.strip_suffix(')')) {
-            return self.value(inner);
-        }
-        if let Some((left, right)) = text.split_once('+') {
-            return Some(self.value(left)? + self.value(right)?);
-        }
-        if let Some((left, right)) = text.split_once("<<") {
-            return Some(self.value(left)? << self.value(right)?);
-        }
-        if let Some(digits) = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
-            return i64::from_str_radix(digits, 16).ok();
-        }
-        text.parse().ok().or_else(|| self.values.get(text).copied())
-    }
-
-    /// Returns the fields of a structure, in order, each with its offset in bytes, and the end of
-    /// the last.
-    fn fields(&self, structure: &str) -> (Vec<(String, usize)>, usize) {
-        let head = format!("struct {structure}");
-        let mut bodies = self.text.split(&head).skip(1).filter_map(|rest| rest.trim_start().strip_prefix('{'));
-        let body = bodies.next().unwrap_or_else(|| panic!("there is no {structure}")).replace('\\', " ");
-        let (mut fields, mut end) = (Vec::new(), 0usize);
-        for declaration in body.split(';') {
-            let words = declaration.trim();
-            let Some((kind, names)) = words.split_once(char::is_whitespace) else { break };
-            let size = match kind {
-                "char" | "uint8_t" | "int8_t" => 1,
-                "uint16_t" | "int16_t" | "domid_t" => 2,
-                "uint32_t" | "grant_ref_t" | "RING_IDX" | "XENSTORE_RING_IDX" | "XENCONS_RING_IDX" => 4,
-                "uint64_t" => 8,
-                // The comparison ends at a nested type.
-                _ => break,
-            };
-            for name in names.split(',') {
-                let (name, count) = match name.trim().split_once('[') {
-                    Some((name, count)) => (name, self.value(count.trim_end_matches(']')).unwrap() as usize),
-                    None => (name.trim(), 1),
-                };
-                end = end.next_multiple_of(size);
-                fields.push((name.to_owned(), end));
-                end += size * count;
-            }
-        }
-        (fields, end)
-    }
-
-    /// Asserts that each name has this value in the header.
-    fn holds(&self, values: &[(&str, i64)]) {
-        for (name, ours) in values {
-            assert_eq!(self.values.get(*name), Some(ours), "{name}");
-        }
-    }
-
-    /// Asserts that a structure's first fields are these, at these offsets.
-    fn lays_out(&self, structure: &str, ours: &[(&str, usize)]) {
-        let (theirs, _) = self.fields(structure);
-        for (name, offset) in ours {
-            let field = theirs.iter().find(|field| field.0 == *name);
-            assert_eq!(field.map(|field| field.1), Some(*offset), "{structure}.{name}");
-        }
-    }
-}
+use header::Header;
 
 #[test]
 fn netif_matches_the_header() {
-    let header = Header::read("io/netif.h");
+    let header = Header::read(&["io/netif.h"]);
     header.holds(&[
         ("NETTXF_csum_blank", netif::tx_flag::CSUM_BLANK.into()),
         ("NETTXF_data_validated", netif::tx_flag::DATA_VALIDATED.into()),
@@ -149,7 +36,7 @@ fn netif_matches_the_header() {
         ("XEN_NETIF_NR_SLOTS_MIN", netif::NR_SLOTS_MIN as i64),
         ("XEN_NETIF_MAX_TX_SIZE", netif::MAX_TX_SIZE as i64),
     ]);
-    use netif::{RxRequest, RxResponse, TxRequest, TxResponse};
+    use netif::{ExtraGso, RxRequest, RxResponse, TxRequest, TxResponse};
     header.lays_out(
         "netif_tx_request",
         &[
@@ -174,34 +61,58 @@ fn netif_matches_the_header() {
             ("status", offset_of!(RxResponse, status)),
         ],
     );
+    header.lays_out(
+        "netif_extra_info",
+        &[
+            ("type", offset_of!(ExtraGso, kind)),
+            ("flags", offset_of!(ExtraGso, flags)),
+            ("u.gso.size", offset_of!(ExtraGso, size)),
+            ("u.gso.type", offset_of!(ExtraGso, protocol)),
+            ("u.gso.features", offset_of!(ExtraGso, features)),
+        ],
+    );
     for (structure, size) in [
+        ("netif_extra_info", size_of::<ExtraGso>()),
         ("netif_tx_request", size_of::<TxRequest>()),
         ("netif_tx_response", size_of::<TxResponse>()),
         ("netif_rx_request", size_of::<RxRequest>()),
         ("netif_rx_response", size_of::<RxResponse>()),
     ] {
-        assert_eq!(header.fields(structure).1, size, "{structure}");
+        assert_eq!(header.structure(structure).size, size, "{structure}");
     }
 }
 
 #[test]
 fn the_ring_matches_the_header() {
-    Header::read("io/ring.h").lays_out(
+    let header = Header::read(&["io/ring.h"]);
+    let first = header.structure("__name##_sring").offset("ring");
+    header.lays_out(
         "__name##_sring",
         &[
             ("req_prod", ring::REQ_PROD),
             ("req_event", ring::REQ_EVENT),
             ("rsp_prod", ring::RSP_PROD),
             ("rsp_event", ring::RSP_EVENT),
+            ("ring", ring::FIRST_SLOT),
         ],
     );
-    assert_eq!((netif::TX_SLOTS, netif::RX_SLOTS), (256, 256));
+    // `__CONST_RING_SIZE`: as many entries as fit, rounded down to a power of two. An entry is the
+    // union of a request and a response.
+    let netif = Header::read(&["io/netif.h"]);
+    for (request, response, ours) in [
+        ("netif_tx_request", "netif_tx_response", netif::TX_SLOTS),
+        ("netif_rx_request", "netif_rx_response", netif::RX_SLOTS),
+    ] {
+        let entry = netif.structure(request).size.max(netif.structure(response).size);
+        let fitting = (PAGE_SIZE - first.expect("the offset of the slots")) / entry;
+        assert_eq!(1 << fitting.ilog2(), ours, "{request}");
+    }
 }
 
 #[test]
 fn the_console_ring_matches_the_header() {
     use console::Interface;
-    let header = Header::read("io/console.h");
+    let header = Header::read(&["io/console.h"]);
     header.lays_out(
         "xencons_interface",
         &[
@@ -218,13 +129,13 @@ fn the_console_ring_matches_the_header() {
 
 #[test]
 fn the_start_of_a_pvh_guest_matches_the_headers() {
-    let header = Header::read("arch-x86/hvm/start_info.h");
+    let header = Header::read(&["arch-x86/hvm/start_info.h"]);
     header.holds(&[
         ("XEN_HVM_START_MAGIC_VALUE", start_info::MAGIC.into()),
         ("XEN_HVM_MEMMAP_TYPE_RAM", start_info::MEMMAP_TYPE_RAM.into()),
     ]);
-    Header::read("xen.h").holds(&[("SIF_INITDOMAIN", start_info::INIT_DOMAIN.into())]);
-    Header::read("elfnote.h").holds(&[("XEN_ELFNOTE_PHYS32_ENTRY", elfnote::PHYS32_ENTRY.into())]);
+    Header::read(&["xen.h"]).holds(&[("SIF_INITDOMAIN", start_info::INIT_DOMAIN.into())]);
+    Header::read(&["elfnote.h"]).holds(&[("XEN_ELFNOTE_PHYS32_ENTRY", elfnote::PHYS32_ENTRY.into())]);
     use start_info::{MemmapEntry, Module, StartInfo};
     header.lays_out(
         "hvm_start_info",
@@ -254,13 +165,13 @@ fn the_start_of_a_pvh_guest_matches_the_headers() {
         ("hvm_modlist_entry", size_of::<Module>()),
         ("hvm_memmap_table_entry", size_of::<MemmapEntry>()),
     ] {
-        assert_eq!(header.fields(structure).1, size, "{structure}");
+        assert_eq!(header.structure(structure).size, size, "{structure}");
     }
 }
 
 #[test]
 fn the_grant_table_matches_the_header() {
-    let header = Header::read("grant_table.h");
+    let header = Header::read(&["grant_table.h"]);
     header.holds(&[
         ("GTF_permit_access", grant::PERMIT_ACCESS.into()),
         ("GTF_readonly", grant::READONLY.into()),
@@ -273,12 +184,12 @@ fn the_grant_table_matches_the_header() {
     let entry =
         [("flags", offset_of!(Entry, flags)), ("domid", offset_of!(Entry, domid)), ("frame", offset_of!(Entry, frame))];
     header.lays_out("grant_entry_v1", &entry);
-    assert_eq!(header.fields("grant_entry_v1").1, size_of::<Entry>());
+    assert_eq!(header.structure("grant_entry_v1").size, size_of::<Entry>());
 }
 
 #[test]
 fn xenbus_states_match_the_header() {
-    let header = Header::read("io/xenbus.h");
+    let header = Header::read(&["io/xenbus.h"]);
     for state in XenbusState::ALL {
         header.holds(&[(&format!("XenbusState{state:?}"), state as i64)]);
         assert_eq!(state.digit(), (state as u8).to_string());
@@ -287,7 +198,7 @@ fn xenbus_states_match_the_header() {
 
 #[test]
 fn the_xenstore_ring_matches_the_header() {
-    let header = Header::read("io/xs_wire.h");
+    let header = Header::read(&["io/xs_wire.h"]);
     header.holds(&[
         ("XENSTORE_RING_SIZE", xs_wire::RING_SIZE as i64),
         ("XENSTORE_PAYLOAD_MAX", xs_wire::PAYLOAD_MAX.into()),
@@ -326,13 +237,13 @@ fn the_xenstore_ring_matches_the_header() {
         ("len", offset_of!(xs_wire::Header, len)),
     ];
     header.lays_out("xsd_sockmsg", &message);
-    assert_eq!(header.fields("xsd_sockmsg").1, size_of::<xs_wire::Header>());
+    assert_eq!(header.structure("xsd_sockmsg").size, size_of::<xs_wire::Header>());
 }
 
 #[test]
-fn shared_info_time_matches_the_header() {
-    use event::TimeInfo;
-    let header = Header::read("xen.h");
+fn the_shared_info_matches_the_headers() {
+    use event::{SharedInfo, TimeInfo, VcpuInfo};
+    let header = Header::read(&["arch-x86/xen.h", "arch-x86/xen-x86_64.h", "xen.h", "event_channel.h"]);
     header.lays_out(
         "vcpu_time_info",
         &[
@@ -343,5 +254,29 @@ fn shared_info_time_matches_the_header() {
             ("tsc_shift", offset_of!(TimeInfo, tsc_shift)),
         ],
     );
-    assert_eq!(event::PORTS, size_of::<u64>() * size_of::<u64>() * 64, "EVTCHN_2L_NR_CHANNELS");
+    header.lays_out(
+        "vcpu_info",
+        &[
+            ("evtchn_upcall_pending", offset_of!(VcpuInfo, upcall_pending)),
+            ("evtchn_pending_sel", offset_of!(VcpuInfo, pending_selector)),
+            ("time", offset_of!(VcpuInfo, time)),
+        ],
+    );
+    assert_eq!(header.structure("vcpu_time_info").size, size_of::<TimeInfo>());
+    assert_eq!(header.structure("vcpu_info").size, size_of::<VcpuInfo>());
+    header.lays_out(
+        "shared_info",
+        &[
+            ("vcpu_info", offset_of!(SharedInfo, vcpu_info)),
+            ("evtchn_pending", offset_of!(SharedInfo, pending)),
+            ("evtchn_mask", offset_of!(SharedInfo, mask)),
+            ("wc_version", offset_of!(SharedInfo, wc_version)),
+            ("wc_sec", offset_of!(SharedInfo, wc_sec)),
+            ("wc_nsec", offset_of!(SharedInfo, wc_nsec)),
+            ("wc_sec_hi", offset_of!(SharedInfo, wc_sec_hi)),
+            // The end of what we describe.
+            ("arch", size_of::<SharedInfo>()),
+        ],
+    );
+    header.holds(&[("EVTCHN_2L_NR_CHANNELS", event::PORTS as i64)]);
 }
