@@ -137,7 +137,8 @@ pub fn place_regions(
             placements[id] = take(id, u64::from(region.amount), MIN_ALIGNED_FIXED, free)?;
         } else if region.kind != RegionKind::Share {
             placements[id] = provided(&region, boot_regions)?;
-            if free.is_ours(placements[id].frames()) {
+            // The page of the command line is the boot's own: it was taken from the free ones.
+            if region.kind != RegionKind::CommandLine && free.is_ours(placements[id].frames()) {
                 return Err(PlacementError::InKernel(id));
             }
         }
