@@ -23,8 +23,7 @@ impl Kernel<'_> {
     /// [`region::EXCLUSIVE`] and [`region::FRESH`].
     fn owner_flags(&self, mapping: &Mapping) -> u64 {
         let shared = |other: Mapping| other.region == mapping.region && other.service != mapping.service;
-        let mut mappings = self.tables.mappings().ids();
-        if mapping.access != Access::ReadWrite || mappings.any(|other| shared(self.tables.mapping(other))) {
+        if mapping.access != Access::ReadWrite || self.tables.mappings().iter().any(shared) {
             return 0;
         }
         let fresh = if self.restarts[mapping.service] > 0 { 0 } else { region::FRESH };
