@@ -28,9 +28,11 @@ impl Run {
     }
 }
 
-/// Returns the lines of a log that a domain wrote to port 0xE9.
+/// Returns the lines of a log that a domain wrote to port 0xE9. The last one counts once it has
+/// ended: the log may have been read in the middle of it.
 pub fn lines(log: &str) -> Vec<&str> {
-    log.lines().filter_map(guest_line).collect()
+    let ended = log.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+    ended.map(|line| line.trim_end_matches(['\r', '\n'])).filter_map(guest_line).collect()
 }
 
 /// Returns the text of a `(dN) text` line.
@@ -103,5 +105,11 @@ mod tests {
         assert_eq!(guest_line("(d12) x"), Some("x"));
         assert_eq!(guest_line("(XEN) (don't) panic"), None);
         assert_eq!(guest_line("plain"), None);
+    }
+
+    #[test]
+    fn a_line_counts_once_it_has_ended() {
+        assert_eq!(lines("(d1) one\r\n(XEN) two\n(d1) done: "), ["one"]);
+        assert_eq!(lines("(d1) one\n(d1) done: 0 breaches\n"), ["one", "done: 0 breaches"]);
     }
 }
