@@ -10,7 +10,7 @@ mod regions;
 mod time;
 
 use cloister_caps::abi::{CONSOLE_CHUNK, SYSTEM_CALL_INVOKE, SYSTEM_CALL_WAIT};
-use cloister_caps::tables::{AfterLimit, Capability, Object, PerPortRule, PerService, PortRuleSet, Tables};
+use cloister_caps::tables::{AfterLimit, Capability, Object, PerPortRule, PerRegion, PerService, PortRuleSet, Tables};
 use cloister_caps::{Operation, Rights, ServiceId, Status};
 
 use crate::accounting::{Accounting, Costs};
@@ -55,6 +55,8 @@ pub enum FaultAction {
 pub struct Kernel<'t> {
     tables: Tables<'t>,
     placements: Placements,
+    /// The number of services that map each region.
+    mappers: PerRegion<u8>,
     cspace: PerService<Slots>,
     /// The notification bits that are set and not yet answered by a `wait`.
     pending: PerService<u64>,
@@ -102,11 +104,17 @@ impl<'t> Kernel<'t> {
                 clock_slots[service] = Some(slot);
             }
         }
+        // `Tables` have at most one mapping of a region for each service.
+        let mut mappers = PerRegion::new([0; _]);
+        for mapping in tables.mappings().iter() {
+            mappers[mapping.region] += 1;
+        }
         Kernel {
             scheduler: Scheduler::new(&tables),
             accounting: Accounting::new(Costs::new(0), now),
             tables,
             placements,
+            mappers,
             cspace,
             pending: PerService::new([0; _]),
             pending_answer: PerService::new([false; _]),

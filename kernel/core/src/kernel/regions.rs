@@ -22,8 +22,7 @@ impl Kernel<'_> {
     /// Returns the flags that say what a service has for itself: [`region::PRIVATE`],
     /// [`region::EXCLUSIVE`] and [`region::FRESH`].
     fn owner_flags(&self, mapping: &Mapping) -> u64 {
-        let shared = |other: Mapping| other.region == mapping.region && other.service != mapping.service;
-        if mapping.access != Access::ReadWrite || self.tables.mappings().iter().any(shared) {
+        if mapping.access != Access::ReadWrite || self.mappers[mapping.region] > 1 {
             return 0;
         }
         let fresh = if self.restarts[mapping.service] > 0 { 0 } else { region::FRESH };
