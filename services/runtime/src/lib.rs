@@ -1,9 +1,9 @@
 //! The layer between a service's logic and the machine: system calls, mapped memory, heap and
 //! entry.
 //!
-//! Of our crates in the image, only this one and `kernel/image` contain `unsafe`. The crates of the services
-//! forbid it: they call the kernel only through [`Kernel`], and access shared memory only through
-//! [`SharedRegion`].
+//! Of our crates in the image, only this one and `kernel/image` contain `unsafe`. The crates of the
+//! services forbid it: they call the kernel only through [`Kernel`], and access shared memory only
+//! through [`SharedRegion`].
 #![cfg_attr(not(test), no_std)]
 
 extern crate alloc;
