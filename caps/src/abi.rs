@@ -273,6 +273,9 @@ pub mod info {
     /// The number of this service's earlier runs, and the number of its system calls refused so
     /// far.
     pub const HISTORY: u64 = 3;
+    /// What the processor's weaknesses to speculation are, and what is done about them: the words of
+    /// [`Exposures`](crate::weakness::Exposures).
+    pub const SPECULATION: u64 = 4;
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ mod clamped;
 pub mod ids;
 pub mod rights;
 pub mod tables;
+pub mod weakness;
 pub mod xen;
 
 pub use abi::{InvokeError, Operation, Status};

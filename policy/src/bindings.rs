@@ -32,7 +32,7 @@ pub(crate) fn bindings(policy: &Policy, plan: &Plan, index: usize) -> Option<Str
     let (heap, console) = (optional(binder.heap()?), optional(plan.slot(index, Kind::Console, 0)));
     let mut out = format!(
         "// What the policy `{}` gives the service `{}`. Made by the policy compiler.\n\n",
-        policy.image, binder.name
+        policy.image.name, binder.name
     );
     out.push_str("/// The slot of the region that is this program's heap.\n");
     out.push_str(&format!("const HEAP: Option<cloister_caps::Slot> = {heap};\n"));

@@ -8,15 +8,17 @@ use std::fmt::Write;
 use cloister_caps::Operation;
 use cloister_caps::rights::{Kind, Rights};
 use cloister_caps::tables::{Access, AfterLimit};
+use cloister_caps::weakness::{Weakness, Weaknesses};
 
 use crate::model::{
-    Assertion, Claim, Domain, Grant, Named, PathRight, Peer, Policy, Port, Queue, Region, Service, Source,
+    Assertion, Claim, Domain, Grant, Image, Named, PathRight, Peer, Policy, Port, Queue, Region, Service, Source,
 };
 use crate::read::render_size;
 
 /// Renders the canonical form.
 pub(crate) fn render(policy: &Policy) -> String {
-    let mut out = format!("format = 1\n\n[image]\nname = \"{}\"\n", policy.image);
+    let mut out = "format = 1\n".to_owned();
+    image(&policy.image, &mut out);
     policy.domains.items.iter().for_each(|item| domain(item, &mut out));
     policy.services.items.iter().for_each(|item| service(item, &mut out));
     policy.regions.items.iter().for_each(|item| region(item, &mut out));
@@ -36,6 +38,17 @@ fn line(out: &mut String, text: std::fmt::Arguments<'_>) {
 
 fn header(out: &mut String, section: &str, name: &str) {
     line(out, format_args!("\n[{section}.{name}]"));
+}
+
+fn image(image: &Image, out: &mut String) {
+    line(out, format_args!("\n[image]\nname = \"{}\"", image.name));
+    if image.strict {
+        line(out, format_args!("isolation = \"{}\"", image.isolation().name()));
+    }
+    if image.refused != Weaknesses::NONE {
+        let words = word_list(image.refused.iter().map(Weakness::name));
+        line(out, format_args!("refuse-weakness = {words}"));
+    }
 }
 
 fn domain(item: &Named<Domain>, out: &mut String) {

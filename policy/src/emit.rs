@@ -58,6 +58,7 @@ pub(crate) fn emit(plan: &Plan, placement: &Placement, hash: [u8; 32], canonical
         records(&ports),
         (names.text.len(), names.text.into_bytes()),
         (canonical.len(), canonical.as_bytes().to_vec()),
+        records(&[plan.image]),
     ];
     let length = sections.iter().map(|(_, bytes)| bytes.len()).sum::<usize>().checked_add(HEADER_SIZE)?;
     let mut out = Vec::with_capacity(length);
@@ -183,6 +184,7 @@ mod tests {
             let (tables, plan) = (Tables::parse(&blob).unwrap(), &policy.plan);
             assert_eq!(tables.policy_hash(), policy.hash);
             assert_eq!(tables.policy_text(), policy.canonical);
+            assert_eq!((tables.image().isolation, tables.image().refused), (plan.image.isolation, plan.image.refused));
             assert_eq!(tables.segments().get(0).map(|segment| segment.memory_size), Some(9));
             assert_eq!(tables.mappings().raw().iter().collect::<Vec<_>>(), plan.mappings);
             same(&tables.services().raw(), &plan.services, |record| &mut record.name);

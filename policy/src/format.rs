@@ -8,7 +8,7 @@ use crate::read::text::{Size, readable, text_of};
 /// The sections and their keys, in the order in which they are written. Entries keep the author's
 /// order.
 const KEYS: [(&str, &[&str]); 7] = [
-    ("image", &["name"]),
+    ("image", &["name", "isolation", "refuse-weakness"]),
     ("domains", &["ids"]),
     ("services", &["program", "priority", "cpu", "stack", "restart", "console", "clock", "entropy", "power", "info"]),
     ("regions", &["pages", "share", "kind", "minimum", "maximum", "keep", "map"]),

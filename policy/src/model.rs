@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 
 use cloister_caps::rights::{Kind, Rights};
-use cloister_caps::tables::{Access, AfterLimit};
+use cloister_caps::tables::{Access, AfterLimit, Isolation};
+use cloister_caps::weakness::Weaknesses;
 
 use crate::diagnostic::{Span, Spanned};
 
@@ -59,8 +60,8 @@ impl<T> Section<T> {
 
 /// A policy.
 pub(crate) struct Policy {
-    /// The name of the image.
-    pub image: String,
+    /// The image as a whole.
+    pub image: Image,
     /// Other domains that the image shares memory or events with.
     pub domains: Section<Domain>,
     /// The services.
@@ -87,6 +88,27 @@ impl Policy {
         let served =
             queues.filter(move |queue| queue.body.to.value == service && queue.body.interface.value == interface);
         served.map(|queue| queue.name.value.as_str())
+    }
+}
+
+/// The image as a whole: its name, and what it demands of the processor.
+#[derive(Default)]
+pub(crate) struct Image {
+    pub name: String,
+    /// `true` if the predictors of the processor are flushed when another service runs.
+    pub strict: bool,
+    /// The weaknesses of the processor with which the image does not boot.
+    pub refused: Weaknesses,
+    /// The position of the section's header.
+    pub span: Span,
+}
+
+impl Image {
+    pub(crate) const ISOLATION: [(&'static str, bool); 2] =
+        [(Isolation::Standard.name(), false), (Isolation::Strict.name(), true)];
+
+    pub(crate) fn isolation(&self) -> Isolation {
+        if self.strict { Isolation::Strict } else { Isolation::Standard }
     }
 }
 

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use cloister_caps::rights::{Kind, Rights};
-use cloister_caps::tables::raw::{Capability, GrantRule, Mapping, Name, PortRule, Queue, Region, Service};
+use cloister_caps::tables::raw::{Capability, GrantRule, Image, Mapping, Name, PortRule, Queue, Region, Service};
 use cloister_caps::tables::{Access, FIRST_GRANT_REF, PortKind, RegionKind};
 use cloister_interfaces::CATALOG;
 use cloister_interfaces::queue::producer_pages;
@@ -39,6 +39,8 @@ pub(crate) struct Plan {
     pub queues: Vec<Entry<Queue>>,
     pub grants: Vec<Entry<GrantRule>>,
     pub ports: Vec<Entry<PortRule>>,
+    /// What the policy demands of the processor.
+    pub image: Image,
     /// The bytes of each region of image data, by the region's index.
     pub data: Vec<(usize, Vec<u8>)>,
 }
@@ -222,6 +224,7 @@ impl Planner<'_> {
             queues,
             grants,
             ports,
+            image: Image { isolation: self.policy.image.isolation(), refused: self.policy.image.refused },
             data: Vec::new(),
         };
         for (position, (name, draft)) in std::mem::take(&mut self.regions).into_iter().enumerate() {

@@ -5,10 +5,11 @@
 
 use cloister_caps::Operation;
 use cloister_caps::rights::Kind;
+use cloister_caps::weakness::Weakness;
 use cloister_interfaces::CATALOG;
 use serde_json::{Value, json};
 
-use crate::model::{Exclusive, HOLDABLE, MapAccess, Measure};
+use crate::model::{Exclusive, HOLDABLE, Image, MapAccess, Measure};
 
 /// Returns the schema as text.
 #[must_use]
@@ -23,7 +24,11 @@ pub fn schema() -> String {
         "additionalProperties": false,
         "properties": {
             "format": { "const": 1 },
-            "image": object(&["name"], json!({ "name": name() })),
+            "image": object(&["name"], json!({
+                "name": name(),
+                "isolation": { "enum": Image::ISOLATION.map(|(word, _)| word) },
+                "refuse-weakness": words(&Weakness::ALL.iter().map(|weakness| weakness.name()).collect::<Vec<_>>()),
+            })),
             "domains": entries(object(&["ids"], json!({
                 "ids": { "type": "string", "pattern": "^(0|[1-9][0-9]{0,4})(-(0|[1-9][0-9]{0,4}))?$" },
             }))),

@@ -283,12 +283,29 @@ fn the_largest_hardening_and_its_undoing_are_classed() {
         ("budget_us = 7000, period_us = 10000", "budget_us = 8000, period_us = 20000", Class::Incomparable),
         ("program = \"cloister-http\"", "program = \"cloister-http2\"", Class::Incomparable),
         ("name = \"cloister\"", "name = \"other\"", Class::Equivalent),
+        ("name = \"cloister\"", "name = \"cloister\"\nisolation = \"standard\"", Class::Equivalent),
+        ("name = \"cloister\"", "name = \"cloister\"\nisolation = \"strict\"", Class::Narrowing),
+        ("name = \"cloister\"", "name = \"cloister\"\nrefuse-weakness = [\"mds\"]", Class::Narrowing),
     ];
     for (from, to, class) in changes {
         assert!(text.contains(from), "{from}");
         let changed = sound(&text.replacen(from, to, 1));
         let difference = diff(&sound(&text), &changed);
         assert_eq!(difference.class, class, "{from} to {to}\n{difference}");
+    }
+    let demanding = |keys: &str| sound(&text.replacen("name = \"cloister\"", &format!("name = \"cloister\"\n{keys}"), 1));
+    let strict = demanding("isolation = \"strict\"\nrefuse-weakness = [\"mds\", \"meltdown\"]");
+    for (keys, class, witness) in [
+        ("refuse-weakness = [\"mds\", \"meltdown\"]", Class::Widening, "can tcpip share predictors"),
+        ("isolation = \"strict\"\nrefuse-weakness = [\"mds\"]", Class::Widening, "can toolstack start-with weakness:meltdown"),
+        ("isolation = \"strict\"", Class::Widening, "can toolstack start-with weakness:mds"),
+        ("refuse-weakness = [\"taa\", \"mds\", \"meltdown\"]", Class::Incomparable, "can toolstack start-with weakness:taa"),
+    ] {
+        let weaker = demanding(keys);
+        let difference = diff(&strict, &weaker);
+        assert_eq!(difference.class, class, "{keys}\n{difference}");
+        assert!(difference.to_string().contains(witness), "{keys}\n{difference}");
+        assert_ne!(strict.explain(witness).unwrap().holds, weaker.explain(witness).unwrap().holds, "{witness}");
     }
     let without = text.split("\n[[assert]]").next().unwrap();
     let difference = diff(&sound(&text), &sound(without));

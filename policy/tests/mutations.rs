@@ -24,6 +24,7 @@ const CAPABILITIES: usize = 4;
 const QUEUES: usize = 5;
 const GRANTS: usize = 6;
 const PORTS: usize = 7;
+const IMAGE: usize = 10;
 
 impl Blob<'_> {
     fn word(&self, at: usize) -> usize {
@@ -132,12 +133,21 @@ macro_rules! mutations {
 /// Tables with more authority than the policy gives, less, or other.
 mod of_tables {
     use cloister_caps::Rights;
-    use cloister_caps::tables::raw::{Capability, GrantRule, Mapping, PortRule, Queue, Region, Segment, Service};
-    use cloister_caps::tables::{Access, AfterLimit, PortKind};
+    use cloister_caps::tables::raw::{Capability, GrantRule, Image, Mapping, PortRule, Queue, Region, Segment, Service};
+    use cloister_caps::tables::{Access, AfterLimit, Isolation, PortKind};
+    use cloister_caps::weakness::{Weakness, Weaknesses};
 
     use super::*;
 
     mutations! {
+        isolation_changed: tables(|blob| blob.change::<Image>(IMAGE, |image| {
+            image.isolation = Isolation::Strict;
+            true
+        })) => "image as a whole: the isolation is strict; [image] makes it standard";
+        weakness_refused: tables(|blob| blob.change::<Image>(IMAGE, |image| {
+            image.refused = Weaknesses::NONE.with(Weakness::Mds).with(Weakness::Returns);
+            true
+        })) => "image as a whole: the list of refused weaknesses is mds returns; [image] makes it ";
         right_added: tables(|blob| blob.change::<Capability>(CAPABILITIES, |capability| {
             let clock = capability.kind == cloister_caps::Kind::Clock;
             capability.rights |= if clock { Rights::WALL } else { Rights::empty() };

@@ -2,6 +2,7 @@
 
 use super::ids::Proven;
 use crate::rights::{Kind, Rights};
+use crate::weakness::Weaknesses;
 
 /// A fixed-size record of the tables.
 pub trait Record: Sized {
@@ -52,6 +53,22 @@ impl Field for Rights {
     }
     fn get(bytes: &[u8]) -> Option<Self> {
         Rights::from_bits(u32::get(bytes)?)
+    }
+}
+
+impl Field for Weaknesses {
+    const SIZE: usize = 2;
+    fn put(&self, out: &mut [u8]) {
+        self.bits().put(out);
+    }
+    fn get(bytes: &[u8]) -> Option<Self> {
+        Weaknesses::from_bits(u16::get(bytes)?)
+    }
+}
+
+impl Proven<Weaknesses> for Weaknesses {
+    fn proven(raw: Weaknesses) -> Weaknesses {
+        raw
     }
 }
 

@@ -1,7 +1,7 @@
 //! The layout of the capability tables: what the policy compiler emits and the kernel reads.
 //!
 //! All integers are little endian. A header of [`HEADER_SIZE`] bytes comes first. Then follow the
-//! sections of fixed-size records, the bytes of all names, and the canonical policy text. Nothing
+//! sections: fixed-size records, the bytes of all names, and the canonical policy text. Nothing
 //! in the tables is trusted to be in range: [`Tables::parse`] checks every field once, and a value
 //! of that type proves it.
 //!
@@ -26,7 +26,7 @@ pub use limits::{
     FIRST_GRANT_REF, MAX_GRANT_REFS, MAX_GRANT_RULES, MAX_MAPPINGS, MAX_NAME, MAX_NOTIFICATION_BIT, MAX_PORT_RULES,
     MAX_QUEUES, MAX_REGIONS, MAX_SERVICES, MAX_SLOTS,
 };
-pub use records::{Capability, GrantRule, Mapping, Name, Object, PortRule, Queue, Region, Segment, Service, raw};
+pub use records::{Capability, GrantRule, Image, Mapping, Name, Object, PortRule, Queue, Region, Segment, Service, raw};
 pub use view::{RawRecords, Records, Tables};
 
 /// The bits of a segment's flags.
@@ -42,7 +42,7 @@ pub mod segment_flag {
 /// The first eight bytes of the tables.
 pub const MAGIC: [u8; 8] = *b"CLOISTER";
 /// The version of the layout. A kernel accepts only its own.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// The reason why tables were refused. The kernel prints it and stops.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum TableError {
@@ -144,6 +144,28 @@ enum_field! {
     }
 }
 
+enum_field! {
+    /// How the predictors of the processor are treated when another service runs.
+    Isolation {
+        /// As the processor leaves them.
+        Standard = 0,
+        /// The predictions of branches and returns are flushed. An image does not boot where the
+        /// processor cannot do that.
+        Strict = 1,
+    }
+}
+
+impl Isolation {
+    /// Returns the word for it, in the policy language and on the console.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Isolation::Standard => "standard",
+            Isolation::Strict => "strict",
+        }
+    }
+}
+
 /// A section of the tables.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Section {
@@ -167,11 +189,13 @@ pub enum Section {
     Names,
     /// The canonical policy.
     PolicyText,
+    /// What the policy demands of the processor: one record.
+    Image,
 }
 
 /// Name and size of a record in bytes, of each section in the order of [`Section`]. The records of
 /// a text are its bytes.
-const SECTIONS: [(&str, usize); 10] = [
+const SECTIONS: [(&str, usize); 11] = [
     ("services", raw::Service::SIZE),
     ("segments", raw::Segment::SIZE),
     ("regions", raw::Region::SIZE),
@@ -182,6 +206,7 @@ const SECTIONS: [(&str, usize); 10] = [
     ("ports", raw::PortRule::SIZE),
     ("names", 1),
     ("policy text", 1),
+    ("image", raw::Image::SIZE),
 ];
 
 impl Section {
@@ -197,6 +222,7 @@ impl Section {
         Section::Ports,
         Section::Names,
         Section::PolicyText,
+        Section::Image,
     ];
 
     /// Returns the name of the section in errors.

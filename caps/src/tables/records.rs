@@ -2,8 +2,9 @@
 
 use super::field::{Field, Record};
 use super::ids::{GrantRuleId, MappingId, PortRuleId, Proven, QueueId, RegionId, ServiceId};
-use super::{Access, AfterLimit, PortKind, RegionKind};
+use super::{Access, AfterLimit, Isolation, PortKind, RegionKind};
 use crate::rights::{Kind, Rights};
+use crate::weakness::Weaknesses;
 
 /// A record of checked tables. Nothing outside of this crate can name this trait, so nothing
 /// outside makes such a record from a raw one.
@@ -281,6 +282,13 @@ records! {
             peer_first: u16,
             /// The highest domain id that it allows as the peer.
             peer_last: u16,
+        }
+        /// What the policy demands of the processor.
+        Image {
+            /// How services are kept apart in the predictors.
+            isolation: Isolation,
+            /// The weaknesses with which the image does not boot, if nothing is done about them.
+            refused: Weaknesses,
         }
     }
     raw {

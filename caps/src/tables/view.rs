@@ -7,7 +7,7 @@ use static_assertions::const_assert;
 
 use super::records::{Entry, Numbered};
 use super::{
-    Access, Capability, GrantRule, GrantRuleId, HEADER_SIZE, MAGIC, MAX_GRANT_REFS, MAX_GRANT_RULES, MAX_MAPPINGS,
+    Access, Capability, GrantRule, GrantRuleId, HEADER_SIZE, Image, MAGIC, MAX_GRANT_REFS, MAX_GRANT_RULES, MAX_MAPPINGS,
     MAX_NAME, MAX_NOTIFICATION_BIT, MAX_PORT_RULES, MAX_QUEUES, MAX_REGIONS, MAX_SERVICES, MAX_SLOTS, Mapping,
     MappingId, Name, PortRule, PortRuleId, Queue, QueueId, Record, Region, RegionId, RegionKind, Section, Segment,
     Service, ServiceId, TableError, VERSION, raw,
@@ -260,6 +260,12 @@ impl<'a> Tables<'a> {
         self.records(Section::Ports)
     }
 
+    /// Returns what the policy demands of the processor.
+    #[must_use]
+    pub fn image(&self) -> Image {
+        self.records(Section::Image).get(0).unwrap_or_else(|| foreign())
+    }
+
     /// Returns a service.
     ///
     /// # Panics
@@ -359,6 +365,11 @@ impl<'a> Tables<'a> {
             || core::str::from_utf8(self.section(Section::PolicyText)).is_err()
         {
             return Err(TableError::Section(Section::Names.name()));
+        }
+        let demands = self.records::<Image>(Section::Image).raw();
+        check_each("image", &demands, |_| demands.len() == 1)?;
+        if demands.is_empty() {
+            return Err(TableError::Section(Section::Image.name()));
         }
         check_each("service", &self.services().raw(), |service| self.service_is_valid(service))?;
         check_each("segment", &self.segments().raw(), |segment| self.segment_is_valid(segment, image))?;

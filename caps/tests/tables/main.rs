@@ -6,11 +6,12 @@ mod memory;
 mod read_back;
 mod sections;
 
-use cloister_caps::tables::raw::{Capability, GrantRule, Mapping, Name, PortRule, Queue, Region, Segment, Service};
+use cloister_caps::tables::raw::{Capability, GrantRule, Image, Mapping, Name, PortRule, Queue, Region, Segment, Service};
 use cloister_caps::tables::{
-    Access, AfterLimit, FIRST_GRANT_REF, HEADER_SIZE, MAGIC, MAX_GRANT_REFS, MAX_NOTIFICATION_BIT, MAX_SLOTS, PortKind,
+    Access, AfterLimit, FIRST_GRANT_REF, HEADER_SIZE, Isolation, MAGIC, MAX_GRANT_REFS, MAX_NOTIFICATION_BIT, MAX_SLOTS, PortKind,
     Record, RegionKind, TableError, Tables, VERSION,
 };
+use cloister_caps::weakness::{Weakness, Weaknesses};
 use cloister_caps::{Kind, Rights};
 
 /// The end of the addresses of services.
@@ -35,6 +36,7 @@ struct Draft {
     ports: Vec<PortRule>,
     names: Vec<u8>,
     policy: Vec<u8>,
+    image: Vec<Image>,
 }
 
 fn encoded<R: Record>(records: &[R]) -> (Vec<u8>, usize) {
@@ -135,6 +137,10 @@ impl Draft {
             }],
             names: NAMES.into(),
             policy: "a = 1".into(),
+            image: vec![Image {
+                isolation: Isolation::Strict,
+                refused: Weaknesses::NONE.with(Weakness::Meltdown),
+            }],
         }
     }
 
@@ -150,6 +156,7 @@ impl Draft {
             encoded(&self.ports),
             (self.names.clone(), self.names.len()),
             (self.policy.clone(), self.policy.len()),
+            encoded(&self.image),
         ];
         let mut bytes = vec![0; HEADER_SIZE];
         bytes[..8].copy_from_slice(&MAGIC);

@@ -21,6 +21,8 @@ fn tables_are_read_back() {
     let services = tables.services().raw();
     assert_eq!((services.get(1), services.get(2)), (Some(draft.services[1]), None));
     assert_eq!(services.get(usize::MAX), None);
+    let image = tables.image();
+    assert_eq!((image.isolation, image.refused), (draft.image[0].isolation, draft.image[0].refused));
     assert_eq!(tables.policy_text(), "a = 1");
     assert_eq!(tables.policy_hash(), std::array::from_fn(|index| index as u8 + 1));
     let names: Vec<_> = tables.services().ids().map(|service| tables.service_name(service)).collect();

@@ -1,6 +1,6 @@
 //! Checks the header, the sections and their limits, and values that no record may have.
 
-use cloister_caps::tables::raw::{GrantRule, Mapping, Name, PortRule, Region, Service};
+use cloister_caps::tables::raw::{Capability, GrantRule, Mapping, Name, PortRule, Region, Service};
 use cloister_caps::tables::{
     Access, FIRST_GRANT_REF, HEADER_SIZE, MAX_GRANT_RULES, MAX_MAPPINGS, MAX_PORT_RULES, MAX_QUEUES, MAX_REGIONS,
     MAX_SERVICES, Record, Section, TableError, Tables,
@@ -18,13 +18,13 @@ fn the_header_is_checked() {
     };
     assert_eq!(with(0, 0), Some(TableError::NotTables));
     assert_eq!(with(4, 0), Some(TableError::NotTables));
-    assert_eq!(with(8, 2), Some(TableError::Version(2)));
+    assert_eq!(with(8, 1), Some(TableError::Version(1)));
     assert_eq!(with(12, good.len()), None);
     assert_eq!(with(12, good.len() + 1), Some(TableError::Truncated));
     assert_eq!(
         with(12, good.len() - 1),
-        Some(TableError::Section(Section::PolicyText.name())),
-        "the policy text is the last"
+        Some(TableError::Section(Section::Image.name())),
+        "the record of the image is the last"
     );
     assert_eq!(Tables::parse(&good[..HEADER_SIZE - 1]).err(), Some(TableError::Truncated));
     assert_eq!(Tables::parse(&good[..good.len() - 1]).err(), Some(TableError::Truncated));
@@ -139,10 +139,27 @@ fn a_record_with_an_unknown_value_is_refused() {
     let mut draft = Draft::good();
     draft.capabilities.remove(2);
     let mut bytes = draft.bytes();
-    let at = bytes.len() - draft.policy.len() - draft.names.len() - PortRule::SIZE;
+    let at = start(8) - PortRule::SIZE - Capability::SIZE;
     bytes[at + 10] = 0xEE;
     assert_eq!(Tables::parse(&bytes).err(), Some(TableError::Record("port", 0)));
     let mut bytes = good.clone();
     bytes[start(4) + 7] = 0x80;
     assert_eq!(Tables::parse(&bytes).err(), Some(TableError::Record("capability", 0)), "a right that does not exist");
+    for (at, byte) in [(0, 2), (2, 0x80)] {
+        let mut bytes = good.clone();
+        bytes[start(10) + at] = byte;
+        assert_eq!(Tables::parse(&bytes).err(), Some(TableError::Record("image", 0)), "no isolation or weakness");
+    }
+}
+
+#[test]
+fn tables_demand_one_thing_of_the_processor() {
+    let refusal = |count: usize| {
+        let mut draft = Draft::good();
+        draft.image = vec![draft.image[0]; count];
+        draft.refusal()
+    };
+    assert_eq!(refusal(0), Some(TableError::Section(Section::Image.name())));
+    assert_eq!(refusal(1), None);
+    assert_eq!(refusal(2), Some(TableError::Record("image", 0)));
 }

@@ -22,6 +22,7 @@ mod platform;
 pub mod refusal;
 pub mod run_loop;
 pub mod schedule;
+pub mod speculation;
 #[cfg(test)]
 mod test_tables;
 pub mod usage;

@@ -1,10 +1,11 @@
 //! Tables for the unit tests of this crate. Only checked tables hand out ids.
 
 use cloister_caps::ServiceId;
-use cloister_caps::tables::raw::{Mapping, Name, Region, Segment, Service};
+use cloister_caps::tables::raw::{Image, Mapping, Name, Region, Segment, Service};
 use cloister_caps::tables::{
-    Access, AfterLimit, HEADER_SIZE, MAGIC, MAX_SERVICES, Record, RegionKind, Section, Tables, VERSION,
+    Access, AfterLimit, HEADER_SIZE, Isolation, MAGIC, MAX_SERVICES, Record, RegionKind, Section, Tables, VERSION,
 };
+use cloister_caps::weakness::Weaknesses;
 
 /// A service that may be in tables.
 pub(crate) const SERVICE: Service = Service {
@@ -57,7 +58,14 @@ pub(crate) fn tables(
     for section in 0..Section::ALL.len() {
         let start = bytes.len();
         put(&mut bytes, 48 + section * 8, start);
-        if let Some((records, count)) = sections.get(section) {
+        let image;
+        let section_records = if section == Section::Image as usize {
+            image = records(&[Image { isolation: Isolation::Standard, refused: Weaknesses::NONE }]);
+            Some(&image)
+        } else {
+            sections.get(section)
+        };
+        if let Some((records, count)) = section_records {
             put(&mut bytes, 52 + section * 8, *count);
             bytes.extend(records);
         }

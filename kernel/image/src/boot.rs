@@ -13,6 +13,7 @@ use cloister_kernel_core::memory::{FreeMemory, KernelLocation, find_hole, free_m
 use cloister_kernel_core::placement::{
     BootRegions, PAGES_PER_LARGE, PlacementError, Placements, page_table_reserve, place_regions,
 };
+use cloister_kernel_core::speculation::{Speculation, Unmet};
 use cloister_kernel_core::{Costs, Kernel};
 
 use crate::fatal::fatal;
@@ -26,7 +27,7 @@ use crate::run::{self, Run};
 use crate::service;
 use crate::shared_info::{self, SharedInfo};
 use crate::trap_frame::TrapFrames;
-use crate::{console, count, profile};
+use crate::{console, count, profile, speculation};
 
 /// Physical address and length of the capability tables. The packer writes both.
 #[unsafe(link_section = ".tables")]
@@ -53,6 +54,7 @@ enum Failure {
     Paging(PagingError),
     NoHole,
     GrantFrames(TooFewFrames),
+    Speculation(Unmet),
 }
 
 macro_rules! failure_from {
@@ -64,7 +66,7 @@ macro_rules! failure_from {
         }
     )*};
 }
-failure_from!(BootError => Boot, HypercallError => Hypercall, TableError => Tables, PlacementError => Placement, PagingError => Paging, TooFewFrames => GrantFrames);
+failure_from!(BootError => Boot, HypercallError => Hypercall, TableError => Tables, PlacementError => Placement, PagingError => Paging, TooFewFrames => GrantFrames, Unmet => Speculation);
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -84,6 +86,7 @@ impl fmt::Display for Failure {
             Failure::Paging(error) => error.fmt(f),
             Failure::NoHole => write!(f, "no hole in the memory map for Xen's shared pages"),
             Failure::GrantFrames(error) => error.fmt(f),
+            Failure::Speculation(error) => error.fmt(f),
         }
     }
 }
@@ -133,8 +136,11 @@ fn prepare(start_info: u64, mut identity: IdentityMap) -> Result<(), Failure> {
     let console_port = map_console(xen);
     print_version(xen, memory)?;
     print_policy(&tables, &features);
+    let speculation = speculation::prepare(features.speculation(), &tables.image())?;
+    console::line(format_args!("cloister: speculation {}", speculation.exposures));
     let (shared_info, grants) = map_shared_pages(xen, &tables, &map)?;
-    let prepared = BootState { xen, tables, info, memory, features, shared_info, grants, console_port };
+    let prepared =
+        BootState { xen, tables, info, memory, features, speculation, shared_info, grants, console_port };
     set_up_services(prepared, kernel_root, identity, free)
 }
 
@@ -145,6 +151,7 @@ struct BootState {
     info: StartInfo,
     memory: u64,
     features: Features,
+    speculation: Speculation,
     shared_info: SharedInfo,
     grants: GrantTable,
     console_port: Option<EvtchnPort>,
@@ -161,7 +168,7 @@ fn set_up_services(
     identity: IdentityMap,
     mut free: FreeMemory,
 ) -> Result<(), Failure> {
-    let BootState { xen, tables, info, memory, features, shared_info, grants, console_port } = prepared;
+    let BootState { xen, tables, info, memory, features, speculation, shared_info, grants, console_port } = prepared;
     let boot_regions = BootRegions {
         module: info.module.map(|module| (module.address, module.length)),
         command_line: Some(copy_command_line(&info, &identity, &mut free)?),
@@ -174,6 +181,7 @@ fn set_up_services(
     services.clear_at_boot(&placements);
     let timer_port = hypercall::bind_timer(xen)?;
     let mut kernel = Kernel::new(tables, placements, shared_info.now(), memory);
+    kernel.set_exposures(speculation.exposures);
     shared_info.unmask(timer_port);
     let (costs, idle) = measure_interrupt(xen, shared_info);
     if let Some(port) = console_port {
@@ -206,6 +214,7 @@ fn set_up_services(
         console_port,
         current: None,
         idle,
+        barriers: speculation.barriers,
     });
     Ok(())
 }

@@ -116,21 +116,23 @@ trapped_in_kernel:
 
 # The instructions that enter Xen, and the numbers of ports, each as EVTCHNOP_send takes it.
 #
-# `hypercall_page.rs` knows these offsets and says which copy is in use. The code is
-# position-independent and lies in one page.
+# `hypercall_page.rs` knows these offsets. The code is position-independent and lies in one page. A
+# copy of it is at `relocated_page`, whose address is a constant of the linker script.
+.set VMMCALL, 0
+.set VMCALL, 4
+.set IDLE, 8
+.set IDLE_OVER, IDLE + 2        # what follows `hlt`
 .balign 256
 .global hypercall_page
 hypercall_page:
     vmmcall
     ret
-.org hypercall_page + 4
+.org hypercall_page + VMCALL
     vmcall
     ret
 # Sleeps until an event. Interrupts are on only between `sti` and `cli`, and not before `hlt` has
 # begun.
-.set IDLE_HALT, 1               # offset of `hlt`
-.set IDLE_OVER, 2               # offset of what follows `hlt`
-.org hypercall_page + 8
+.org hypercall_page + IDLE
     sti
     hlt
     cli
@@ -141,6 +143,27 @@ hypercall_page:
     .long n
 .set n, n + 1
 .endr
+
+# The ways into Xen, as `WAY` has them (`Way` of `hypercall_page.rs`).
+.set WAY_VMCALL, 2              # `vmcall` of the page above; any smaller: `vmmcall` of it
+.set WAY_RELOCATED_VMMCALL, 3   # of the copy; any larger: `vmcall` of the copy
+
+# Makes a hypercall, and sleeps until an event: by the instructions in use. There is no indirect
+# branch, whose target ring 3 could have the processor mispredict.
+.balign 16
+.global make_hypercall
+make_hypercall:
+    cmp byte ptr [rip + WAY], WAY_RELOCATED_VMMCALL
+    je relocated_page + VMMCALL
+    ja relocated_page + VMCALL
+    cmp byte ptr [rip + WAY], WAY_VMCALL
+    je hypercall_page + VMCALL
+    jmp hypercall_page + VMMCALL
+.global sleep_until_event
+sleep_until_event:
+    cmp byte ptr [rip + WAY], WAY_RELOCATED_VMMCALL
+    jae relocated_page + IDLE
+    jmp hypercall_page + IDLE
 
 # Handles the event upcall.
 #
@@ -162,17 +185,19 @@ upcall_entry:
     push 0xF3
     jmp save
 1:  push rax
-    mov rax, [rsp + 8]
-    sub rax, [rip + IDLE]       # offset in the code that sleeps
-    cmp rax, IDLE_HALT
-    je 2f
-    cmp rax, IDLE_OVER
-    jne 3f
-2:  mov rax, [rip + IDLE]
-    add rax, IDLE_OVER
+    lea rax, [rip + relocated_page + IDLE_OVER]
+    cmp byte ptr [rip + WAY], WAY_RELOCATED_VMMCALL
+    jae 2f
+    lea rax, [rip + hypercall_page + IDLE_OVER]
+2:  cmp [rsp + 8], rax
+    je 3f
+    dec rax                     # `hlt` has one byte
+    cmp [rsp + 8], rax
+    jne 4f
+    inc rax
     mov [rsp + 8], rax
-    and qword ptr [rsp + 24], ~0x200
-3:  pop rax
+3:  and qword ptr [rsp + 24], ~0x200
+4:  pop rax
     iretq
 
 # Handles a non-maskable interrupt: sets a flag that the kernel reads when it is next entered.
@@ -181,3 +206,19 @@ upcall_entry:
 nmi_entry:
     mov byte ptr [rip + NMI_SEEN], 1
     iretq
+
+# Overwrites the processor's predictions of returns: as many calls as any processor remembers. What
+# a misprediction would run after each is `int3`.
+.balign 16
+.global fill_return_predictions
+fill_return_predictions:
+    mov ecx, 16
+1:  call 2f
+    int3
+2:  call 3f
+    int3
+3:  add rsp, 16
+    dec ecx
+    jnz 1b
+    lfence
+    ret

@@ -15,13 +15,14 @@ use crate::paging;
 /// Xen sets these flags while the peer uses the page.
 const IN_USE: u16 = READING | WRITING;
 
-/// Returns `number`, but hides from the compiler what it is.
-fn opaque(mut number: u32) -> u32 {
-    // SAFETY: the assembly has no instruction.
-    unsafe {
-        core::arch::asm!("/* {number:e} */", number = inout(reg) number, options(pure, nomem, nostack, preserves_flags))
-    };
-    number
+/// Returns the address of an entry, or that of the entry `last` if the reference is larger.
+///
+/// A service chose the page, and so the reference. The minimum bounds the address even where the
+/// processor mispredicts a check before it.
+#[inline(never)] // `cargo xtask test` looks at its machine code, which must have no branch.
+fn entry_address(reference: u32, last: u32) -> usize {
+    // Checks for overflow would be branches. A `u32` times the size of an entry has none.
+    (paging::GRANT_TABLE as usize).wrapping_add((reference.min(last) as usize).wrapping_mul(size_of::<Entry>()))
 }
 
 /// Gives access to the grant table.
@@ -60,10 +61,7 @@ impl GrantTable {
         if reference.0 >= self.entries {
             return None;
         }
-        // A service chose the page, and so the reference. The minimum bounds the index even if the
-        // processor mispredicts the check above. The compiler must not see that it changes nothing.
-        let index = opaque(reference.0).min(self.entries.saturating_sub(1));
-        let address = paging::GRANT_TABLE as usize + index as usize * size_of::<Entry>();
+        let address = entry_address(reference.0, self.entries - 1);
         // SAFETY: the entry lies in a frame that was mapped at boot; its fields are aligned, and
         // Xen changes them atomically.
         unsafe {

@@ -8,7 +8,7 @@
 //! large page do not exist.
 
 use core::arch::asm;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU8, Ordering};
 
 use cloister_caps::EvtchnPort;
 use cloister_caps::abi::KERNEL_HYPERCALL_PAGE;
@@ -16,29 +16,37 @@ use cloister_caps::abi::KERNEL_HYPERCALL_PAGE;
 use crate::count::{self, Count, count};
 use crate::processor::{self, Features};
 
-/// Offsets in `hypercall_page` of `entry.s`.
-mod offset {
-    pub const VMMCALL: u64 = 0;
-    pub const VMCALL: u64 = 4;
-    pub const IDLE: u64 = 8;
-    pub const PORTS: u64 = 16;
-}
+/// Offset of the port numbers in `hypercall_page` of `entry.s`.
+const PORTS: usize = 16;
 /// Ports whose numbers are on the page: those from 0 on.
 const PORT_COUNT: u32 = 32;
 /// Length of the page's content in bytes.
-const LENGTH: usize = offset::PORTS as usize + 4 * PORT_COUNT as usize;
+const LENGTH: usize = PORTS + 4 * PORT_COUNT as usize;
 
 unsafe extern "C" {
     static hypercall_page: [u8; LENGTH];
 }
 
-/// The address of the hypercall instruction in use, or 0 while none is chosen.
-static HYPERCALL: AtomicU64 = AtomicU64::new(0);
-/// The address of the code in use that sleeps until an event.
+/// The way into Xen: the instruction, and the copy of the page that has it. `entry.s` branches by
+/// these numbers.
+#[derive(Clone, Copy)]
+#[repr(u8)]
+enum Way {
+    /// None is chosen.
+    None = 0,
+    Vmmcall = 1,
+    Vmcall = 2,
+    /// The copy at [`KERNEL_HYPERCALL_PAGE`].
+    RelocatedVmmcall = 3,
+    RelocatedVmcall = 4,
+}
+
+/// A [`Way`].
+///
+/// It is a number among a few and not an address, so that a branch by it has few targets, even in
+/// the processor's predictions.
 #[unsafe(no_mangle)]
-static IDLE: AtomicU64 = AtomicU64::new(0);
-/// The address of the port numbers in use.
-static PORT_NUMBERS: AtomicU64 = AtomicU64::new(0);
+static WAY: AtomicU8 = AtomicU8::new(Way::None as u8);
 
 /// Proves that hypercalls are possible.
 ///
@@ -53,17 +61,14 @@ pub fn choose_instruction(features: &Features) -> Option<Xen> {
     if !features.xen() {
         return None;
     }
-    let instruction = if features.vmcall() { offset::VMCALL } else { offset::VMMCALL };
-    let at = &raw const hypercall_page as u64;
-    HYPERCALL.store(at + instruction, Ordering::Relaxed);
-    IDLE.store(at + offset::IDLE, Ordering::Relaxed);
-    PORT_NUMBERS.store(at + offset::PORTS, Ordering::Relaxed);
+    let way = if features.vmcall() { Way::Vmcall } else { Way::Vmmcall };
+    WAY.store(way as u8, Ordering::Relaxed);
     Some(Xen(()))
 }
 
 /// Returns the proof if the hypercall instruction is chosen. It is for code that may run before.
 pub fn chosen() -> Option<Xen> {
-    (HYPERCALL.load(Ordering::Relaxed) != 0).then_some(Xen(()))
+    (WAY.load(Ordering::Relaxed) != Way::None as u8).then_some(Xen(()))
 }
 
 /// Returns the content of the page.
@@ -76,12 +81,11 @@ pub fn content() -> &'static [u8] {
 ///
 /// # Safety
 /// What [`content`] returns is mapped there, for the kernel to execute, in all address spaces that
-/// are ever in force. This is called once.
+/// are ever in force.
 pub unsafe fn use_relocated_copy() {
-    let by = KERNEL_HYPERCALL_PAGE.wrapping_sub(&raw const hypercall_page as u64);
-    for place in [&HYPERCALL, &IDLE, &PORT_NUMBERS] {
-        place.store(place.load(Ordering::Relaxed).wrapping_add(by), Ordering::Relaxed);
-    }
+    let vmcall = WAY.load(Ordering::Relaxed) == Way::Vmcall as u8;
+    let way = if vmcall { Way::RelocatedVmcall } else { Way::RelocatedVmmcall };
+    WAY.store(way as u8, Ordering::Relaxed);
 }
 
 /// Makes the hypercall `number` with three arguments, and returns Xen's result.
@@ -94,9 +98,9 @@ pub unsafe fn raw(_: Xen, number: u64, first: u64, second: u64, third: u64) -> i
     let start = processor::counter();
     let result;
     // SAFETY: by the caller's promise, and the instruction is chosen. The convention clobbers RAX
-    // and the argument registers. What is called is the instruction and `ret`.
+    // and the argument registers. What is called is the instruction and `ret`, after direct branches.
     unsafe {
-        asm!("call [rip + {at}]", at = sym HYPERCALL, inlateout("rax") number => result, inlateout("rdi") first => _,
+        asm!("call make_hypercall", inlateout("rax") number => result, inlateout("rdi") first => _,
             inlateout("rsi") second => _, inlateout("rdx") third => _, lateout("r10") _, lateout("r8") _);
     }
     count::add_hypercall_ticks(processor::counter().wrapping_sub(start));
@@ -109,10 +113,12 @@ pub unsafe fn raw(_: Xen, number: u64, first: u64, second: u64, third: u64) -> i
 pub fn sleep(_: Xen) {
     // SAFETY: the instruction is chosen, and so is the code. The code of `entry.s` keeps to the
     // calling convention, and only the upcall can come while it sleeps.
-    unsafe { asm!("call [rip + {idle}]", idle = sym IDLE) }
+    unsafe { asm!("call sleep_until_event") }
 }
 
 /// Returns the address of a constant `u32` with the number of `port`, if the page has one.
 pub fn port_number(port: EvtchnPort) -> Option<u64> {
-    (port.0 < PORT_COUNT).then(|| PORT_NUMBERS.load(Ordering::Relaxed) + u64::from(port.0) * 4)
+    let relocated = WAY.load(Ordering::Relaxed) >= Way::RelocatedVmmcall as u8;
+    let page = if relocated { KERNEL_HYPERCALL_PAGE } else { &raw const hypercall_page as u64 };
+    (port.0 < PORT_COUNT).then(|| page + PORTS as u64 + u64::from(port.0) * 4)
 }

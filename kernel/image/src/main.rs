@@ -28,6 +28,7 @@ mod profile;
 mod run;
 mod service;
 mod shared_info;
+mod speculation;
 mod trap_frame;
 mod vectors;
 

@@ -3,6 +3,7 @@
 use core::arch::x86_64::{__cpuid, __cpuid_count};
 use core::sync::atomic::{AtomicBool, Ordering};
 
+use cloister_kernel_core::speculation::Cpuid;
 use x86_64::instructions::tables::{lgdt, lidt, load_tss};
 use x86_64::registers::control::{Cr0, Cr0Flags, Cr4, Cr4Flags, Efer, EferFlags};
 use x86_64::registers::model_specific::{LStar, Msr, SFMask};
@@ -43,6 +44,8 @@ pub struct Features {
     rdrand: Option<RdRand>,
     /// Xen's CPUID leaves exist: the machine is a Xen guest.
     xen: bool,
+    /// What matters to speculation.
+    speculation: Cpuid,
 }
 
 impl Features {
@@ -52,6 +55,16 @@ impl Features {
         let basic = __cpuid(1);
         let extended = __cpuid(0x8000_0001);
         let leaf7 = __cpuid_count(7, 0);
+        // Each leaf costs an exit to Xen, so none is read twice.
+        let speculation = Cpuid::read(|leaf, sub_leaf| {
+            let found = match (leaf, sub_leaf) {
+                (0, _) => vendor,
+                (1, _) => basic,
+                (7, 0) => leaf7,
+                _ => __cpuid_count(leaf, sub_leaf),
+            };
+            [found.eax, found.ebx, found.ecx, found.edx]
+        });
         // For a leaf beyond its highest, a processor returns another leaf's content.
         let structured = |register: u32, bit: u32| vendor.eax >= 7 && register >> bit & 1 == 1;
         Features {
@@ -69,6 +82,7 @@ impl Features {
                 // "XenVMMXenVMM" (arch-x86/cpuid.h).
                 (leaf.ebx, leaf.ecx, leaf.edx) == (0x566E_6558, 0x6558_4D4D, 0x4D4D_566E)
             }),
+            speculation,
         }
     }
 
@@ -101,6 +115,11 @@ impl Features {
     /// Returns the RDRAND instruction, if the processor has it.
     pub fn rdrand(&self) -> Option<RdRand> {
         self.rdrand
+    }
+
+    /// Returns what CPUID says about speculation.
+    pub fn speculation(&self) -> &Cpuid {
+        &self.speculation
     }
 
     /// Returns `true` if the machine is a Xen guest.

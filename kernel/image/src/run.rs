@@ -3,6 +3,7 @@
 use cloister_caps::{EvtchnPort, Operation, ServiceId};
 use cloister_kernel_core::run_loop::{self, Cause, Entry, Processor};
 use cloister_kernel_core::schedule::Next;
+use cloister_kernel_core::speculation::Barriers;
 use cloister_kernel_core::{FaultAction, Kernel, Outcome, Platform};
 
 use crate::count::{self, Count, count};
@@ -15,7 +16,7 @@ use crate::processor::{self, UPCALL_VECTOR};
 use crate::service::Services;
 use crate::shared_info::SharedInfo;
 use crate::trap_frame::{self, SYSTEM_CALL_VECTOR, TrapFrame, TrapFrames};
-use crate::{console, paging, profile};
+use crate::{console, paging, profile, speculation};
 
 /// Holds what the kernel keeps between two entries.
 pub struct Run {
@@ -39,6 +40,8 @@ pub struct Run {
     pub current: Option<ServiceId>,
     /// Time for which the processor slept, in ns.
     pub idle: u64,
+    /// What keeps the processor's predictions and buffers of one service from the next.
+    pub barriers: Barriers,
 }
 
 static RUN: Global<Run> = Global::new();
@@ -292,6 +295,9 @@ impl Processor for Run {
             paging::switch(self.services.address_space(service));
             self.trap_frames.select(service);
             self.current = Some(service);
+            if self.barriers.any() {
+                speculation::raise(self.barriers);
+            }
         }
         self.kernel.charge_kernel_work(service, || self.shared_info.now());
     }

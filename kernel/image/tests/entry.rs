@@ -33,7 +33,9 @@ static SCRATCH: u64 = 0;
 #[unsafe(no_mangle)]
 static NMI_SEEN: u8 = 0;
 #[unsafe(no_mangle)]
-static IDLE: u64 = 0;
+static WAY: u8 = 0;
+#[unsafe(no_mangle)]
+static relocated_page: [u8; 4096] = [0; 4096];
 #[unsafe(no_mangle)]
 static stack_top: u64 = 0;
 #[unsafe(no_mangle)]

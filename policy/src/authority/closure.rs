@@ -1,6 +1,7 @@
 //! Computes every right of every subject, forward from the rules.
 
 use cloister_caps::tables::{Access, AfterLimit};
+use cloister_caps::weakness::Weakness;
 
 use super::operation::effects;
 use super::{Index, Object, Op, Right, Rule, Subject};
@@ -46,6 +47,9 @@ impl Closure<'_> {
         self.push(subject, Object::Program(position), Op::Execute, 1, &rule);
         if service.body.after_limit == AfterLimit::StopImage {
             self.push(subject, Object::Image, Op::Stop, 1, &rule);
+        }
+        if !self.policy.image.strict {
+            self.push(subject, Object::Predictors, Op::Share, 1, &[Rule::Isolation]);
         }
         let objects = [Object::Console, Object::Clock, Object::Entropy, Object::Power, Object::Info];
         for (entry, held) in service.body.held.iter().enumerate() {
@@ -203,6 +207,10 @@ impl Closure<'_> {
             for op in [Op::Read, Op::Write] {
                 self.push(who, Object::Region(position), op, 1, &[Rule::Region(position)]);
             }
+        }
+        for weakness in Weakness::ALL.iter().copied().filter(|weakness| !policy.image.refused.contains(*weakness)) {
+            let object = Object::Weakness(weakness);
+            self.push(Subject::Toolstack, object, Op::StartWith, 1, &[Rule::NotRefused(weakness)]);
         }
     }
 }

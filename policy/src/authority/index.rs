@@ -169,6 +169,7 @@ pub(crate) fn span(policy: &Policy, rule: Rule) -> Option<&Span> {
         Rule::Queue(queue) => Some(&policy.queues.items.get(queue)?.name.span),
         Rule::Port(port) => Some(&policy.ports.items.get(port)?.name.span),
         Rule::Grant(grant) => Some(&policy.grants.items.get(grant)?.name.span),
+        Rule::Isolation | Rule::NotRefused(_) => Some(&policy.image.span),
         Rule::Path(client, path) => Some(&policy.xenstore.items.get(client)?.body.get(path)?.path.span),
     }
 }

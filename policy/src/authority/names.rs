@@ -4,8 +4,10 @@ use super::{Object, Op, Rule, Subject};
 use crate::model::{Named, Policy, Source};
 
 /// Words for objects that are not entries of the policy, and for all entries of a section.
-pub(crate) const FIXED: [&str; 12] =
-    ["console", "clock", "entropy", "power", "info", "image", "self", "region", "port", "grant", "queue", "program"];
+pub(crate) const FIXED: [&str; 14] = [
+    "console", "clock", "entropy", "power", "info", "image", "self", "predictors", "region", "port", "grant", "queue",
+    "program", "weakness",
+];
 
 /// The XenStore daemon, as a subject.
 pub(crate) const DAEMON: &str = "xenstore-daemon";
@@ -42,6 +44,8 @@ pub(crate) fn object(policy: &Policy, object: Object) -> String {
         Object::Info => return "info".into(),
         Object::Image => return "image".into(),
         Object::Itself => return "self".into(),
+        Object::Predictors => return "predictors".into(),
+        Object::Weakness(weakness) => return format!("weakness:{}", weakness.name()),
         Object::Region(region) => ("region", name(&policy.regions.items, region)),
         Object::Port(port) => ("port", name(&policy.ports.items, port)),
         Object::Grant(grant) => ("grant", name(&policy.grants.items, grant)),
@@ -107,6 +111,10 @@ pub(crate) fn ability(policy: &Policy, object: Object, op: Op, amount: u64) -> S
         (Object::Queue(_), Op::Request) => format!("send requests over {name}"),
         (Object::Queue(_), _) => format!("answer over {name}"),
         (Object::Path(..), _) => format!("{} {name} and below", op.word()),
+        (Object::Predictors, _) => "leave predictions of branches to the service that runs next".into(),
+        (Object::Weakness(weakness), _) => {
+            format!("start the image on a processor that may have the weakness {}", weakness.name())
+        }
         (Object::Program(_), _) => format!("execute {}", name.trim_start_matches("program:")),
     }
 }
@@ -167,6 +175,12 @@ pub(crate) fn rule(policy: &Policy, rule: Rule) -> (String, String) {
             )
         }
         Rule::Grant(grant) => grant_rule(policy, grant),
+        Rule::Isolation => {
+            ("image".into(), format!("the isolation of the image is {}", policy.image.isolation().name()))
+        }
+        Rule::NotRefused(weakness) => {
+            ("image".into(), format!("the image does not refuse {}", weakness.name()))
+        }
         Rule::Path(entry, path) => {
             let Some(item) = policy.xenstore.items.get(entry) else { return Default::default() };
             let path = item.body.get(path).map_or("?", |path| path.path.value.as_str());

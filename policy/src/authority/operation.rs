@@ -94,6 +94,10 @@ ops! {
     Stack = "stack", "pages";
     /// Execute a program.
     Execute = "execute", "";
+    /// Leave predictions of branches to the service that runs next.
+    Share = "share", "";
+    /// Start the image on a processor with a weakness.
+    StartWith = "start-with", "";
 }
 
 impl Op {
@@ -128,6 +132,8 @@ impl Op {
             Object::Queue(_) => matches!(self, Op::Request | Op::Reply),
             Object::Path(..) => matches!(self, Op::Read | Op::Write | Op::Watch),
             Object::Program(_) => self == Op::Execute,
+            Object::Predictors => self == Op::Share,
+            Object::Weakness(_) => self == Op::StartWith,
         }
     }
 

@@ -62,6 +62,8 @@ impl Search<'_> {
                 derived(amount, &[Rule::Service(service)])
             }
             Object::Image if item.body.after_limit == AfterLimit::StopImage => derived(1, &[Rule::Service(service)]),
+            Object::Predictors if self.policy.image.strict => None,
+            Object::Predictors => derived(1, &[Rule::Isolation]),
             Object::Program(program) if program == service => derived(1, &[Rule::Service(service)]),
             Object::Region(region) => self.by_mapping(service, region, op),
             Object::Port(port) if op == Op::Receive => {
@@ -195,6 +197,10 @@ impl Search<'_> {
     fn by_outsider(&self, subject: Subject, object: Object, op: Op) -> Option<Derivation> {
         let one = |rule| Some(Derivation { amount: 1, rules: vec![rule] });
         match object {
+            Object::Weakness(weakness) => {
+                let allowed = subject == Subject::Toolstack && !self.policy.image.refused.contains(weakness);
+                allowed.then(|| Derivation { amount: 1, rules: vec![Rule::NotRefused(weakness)] })
+            }
             Object::Region(region) if matches!(op, Op::Read | Op::Write) => match subject {
                 Subject::Domain(domain) => {
                     let grant = *self.index.granted.get(&region)?;

@@ -1,5 +1,7 @@
 //! Resolves the names in questions and assertions.
 
+use cloister_caps::weakness::Weakness;
+
 use super::names::{DAEMON, FIXED, TOOLSTACK};
 use super::{Hypercall, Object, Op, Subject, paths};
 use crate::model::Policy;
@@ -118,13 +120,16 @@ fn objects(policy: &Policy, name: &str) -> Vec<Object> {
         (None, "info") => vec![Object::Info],
         (None, "image") => vec![Object::Image],
         (None, "self") => vec![Object::Itself],
+        (None, "predictors") => vec![Object::Predictors],
+        (None, "weakness") => Weakness::ALL.iter().copied().map(Object::Weakness).collect(),
+        (Some("weakness"), _) => Weakness::from_name(bare).map(Object::Weakness).into_iter().collect(),
         (None, "region") => (0..policy.regions.items.len()).map(Object::Region).collect(),
         (None, "port") => (0..policy.ports.items.len()).map(Object::Port).collect(),
         (None, "grant") => (0..policy.grants.items.len()).map(Object::Grant).collect(),
         (None, "queue") => (0..policy.queues.items.len()).map(Object::Queue).collect(),
         _ => Vec::new(),
     };
-    if section.is_none() && FIXED.contains(&name) {
+    if section == Some("weakness") || section.is_none() && FIXED.contains(&name) {
         return fixed;
     }
     let of = |word: &str| section.is_none_or(|section| section == word);

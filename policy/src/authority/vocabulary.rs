@@ -1,5 +1,7 @@
 //! Subjects, objects and rules: the terms that the whole module shares.
 
+use cloister_caps::weakness::Weakness;
+
 /// A subject: it can do something. Services and domains are given by their position in the policy.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(crate) enum Subject {
@@ -42,6 +44,10 @@ pub(crate) enum Object {
     Path(usize, usize),
     /// The program of a service.
     Program(usize),
+    /// What the processor remembers to predict branches and returns.
+    Predictors,
+    /// A weakness of the processor.
+    Weakness(Weakness),
 }
 
 /// A rule of the policy, as a step of a path.
@@ -63,4 +69,8 @@ pub(crate) enum Rule {
     Grant(usize),
     /// A path: the positions of the client's entry and of the path.
     Path(usize, usize),
+    /// The isolation of the image.
+    Isolation,
+    /// That the image boots with this weakness.
+    NotRefused(Weakness),
 }

@@ -76,7 +76,7 @@ impl Sound {
     pub fn graph(&self) -> Graph {
         let mut builder = Builder {
             sound: self,
-            graph: Graph { title: self.policy.image.clone(), nodes: Vec::new(), edges: Vec::new() },
+            graph: Graph { title: self.policy.image.name.clone(), nodes: Vec::new(), edges: Vec::new() },
         };
         builder.services();
         let outside = builder.outside();

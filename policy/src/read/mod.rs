@@ -8,10 +8,11 @@ mod names;
 pub(crate) mod text;
 mod value;
 
+use cloister_caps::weakness::{Weakness, Weaknesses};
 use toml_edit::{Document, Item, TableLike, Value};
 
 use crate::diagnostic::{Diagnostic, Log, Report, Span};
-use crate::model::{Named, Policy, Section};
+use crate::model::{Image, Named, Policy, Section};
 use crate::printable::is_plain;
 use names::{checked_name, unreserved};
 use text::{Size, hidden_character, readable};
@@ -97,12 +98,40 @@ fn hidden(text: &str, span: &Span, log: &mut Log) {
     }
 }
 
-fn read_image(field: &Field<'_>, log: &mut Log) -> Option<String> {
+fn read_image(field: &Field<'_>, log: &mut Log) -> Option<Image> {
     let name = Key::new("name", "name = \"cloister\"");
+    let isolation = Key::new("isolation", "isolation = \"strict\"");
+    let refuse = Key::new("refuse-weakness", "refuse-weakness = [\"meltdown\", \"mds\"]");
     let table = field.table("`image`".into(), log)?;
-    table.only(&[name], log);
+    table.only(&[name, isolation, refuse], log);
     let text = table.require(name, log)?.text(log)?;
-    checked_name(&text, "image", log).then_some(text.value)
+    let strict = table.find(isolation).and_then(|field| field.choice(&Image::ISOLATION, log));
+    let refused = table.find(refuse).map_or(Weaknesses::NONE, |field| read_weaknesses(&field, log));
+    checked_name(&text, "image", log).then(|| Image {
+        name: text.value,
+        strict: strict.is_some_and(|strict| strict.value),
+        refused,
+        span: table.span.clone(),
+    })
+}
+
+/// Reads a list of weaknesses. An unknown word is logged and left out.
+fn read_weaknesses(field: &Field<'_>, log: &mut Log) -> Weaknesses {
+    let mut refused = Weaknesses::NONE;
+    for word in field.words(log).unwrap_or_default() {
+        match Weakness::from_name(&word.value) {
+            Some(weakness) => refused = refused.with(weakness),
+            None => {
+                let known: Vec<&str> = Weakness::ALL.iter().map(|weakness| weakness.name()).collect();
+                log.push(
+                    Diagnostic::at(&word.span, format!("there is no weakness `{}`", word.value))
+                        .label("unknown weakness")
+                        .help(format!("the weaknesses are {}", list(&known))),
+                );
+            }
+        }
+    }
+    refused
 }
 
 /// Reads each entry of a section with `read`.

@@ -25,7 +25,7 @@ impl Sound {
     #[must_use]
     pub fn page(&self) -> Page {
         Page {
-            image: self.policy.image.clone(),
+            image: self.policy.image.name.clone(),
             file: self.file.clone(),
             hash: self.hash,
             tables: tables::tables(self),

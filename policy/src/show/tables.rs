@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use cloister_caps::tables::{Access, AfterLimit};
+use cloister_caps::weakness::Weakness;
 
 use super::page::Table;
 use crate::authority::closure::closure;
@@ -21,6 +22,7 @@ pub(super) fn tables(sound: &Sound) -> Vec<Table> {
         queues(sound),
         paths(sound),
         services(sound),
+        processor(sound),
     ]
 }
 
@@ -236,5 +238,28 @@ fn services(sound: &Sound) -> Table {
             "line",
         ],
         rows: rows.collect(),
+    }
+}
+
+fn processor(sound: &Sound) -> Table {
+    let image = &sound.policy.image;
+    let line = sound.lines.line(image.span.start).to_string();
+    let between = if image.strict {
+        "flushed when another service runs; the image refuses a processor that cannot do that"
+    } else {
+        "not flushed: a service can mislead the next one's predictions"
+    };
+    let mut rows = vec![vec!["predictions of branches and returns".into(), between.into(), line.clone()]];
+    rows.extend(Weakness::ALL.iter().map(|weakness| {
+        let refused = image.refused.contains(*weakness);
+        let says = if refused { "the image does not boot, unless it is mitigated" } else { "the image boots" };
+        vec![format!("{} that may be open", weakness.name()), says.into(), line.clone()]
+    }));
+    Table {
+        key: "processor",
+        title: "Demands on the processor",
+        note: "What the kernel does about each weakness that it finds is on the console at boot.",
+        columns: &["of", "then", "line"],
+        rows,
     }
 }

@@ -76,6 +76,7 @@ pub(super) fn derive(text: &Text, lines: bool) -> Result<Derived, String> {
         slots: vec![1; text.services.len()],
         data: BTreeMap::new(),
     };
+    deriver.image();
     deriver.policy_regions()?;
     deriver.queues()?;
     deriver.rules()?;
@@ -132,6 +133,13 @@ impl Deriver<'_> {
         let room = pages.saturating_mul(PAGE);
         let region = Region { amount: pages, reset, room, ..nothing("pages", source) };
         self.regions.insert(name, region);
+    }
+
+    fn image(&mut self) {
+        let isolation = self.text.isolation.clone().unwrap_or_else(|| "standard".into());
+        let refused = words(self.text.refused.iter().map(String::as_str));
+        let fields = [("isolation", isolation), ("list of refused weaknesses", refused)];
+        self.facts.add("image", "as a whole", "[image]", fields);
     }
 
     fn policy_regions(&mut self) -> Result<(), String> {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use cloister_caps::tables::{Access, AfterLimit, Name, Object, PortKind, RegionKind, Tables};
+use cloister_caps::tables::{Access, AfterLimit, Isolation, Name, Object, PortKind, RegionKind, Tables};
 use cloister_caps::{RegionId, ServiceId};
 
 use super::verdict::Finding;
@@ -11,6 +11,10 @@ use super::verdict::Finding;
 const RIGHTS: [&str; 14] = [
     "write", "now", "wall", "draw", "off", "reboot", "notify", "open", "send", "close", "issue", "end", "read", "find",
 ];
+
+/// The words of the weaknesses, in the order of their bits.
+const WEAKNESSES: [&str; 10] =
+    ["meltdown", "l1tf", "mds", "taa", "mmio", "rfds", "spectre-v1", "spectre-v2", "bhi", "returns"];
 
 /// An entry of the tables: its fields, and the entry of the policy that it comes from.
 #[derive(Clone, Debug, Default)]
@@ -96,6 +100,7 @@ pub(super) fn address(address: u64) -> String {
 pub(super) fn of_tables(tables: &Tables<'_>, lines: bool) -> Facts {
     let mut facts = Facts::default();
     let reader = Reader { tables };
+    reader.image(&mut facts);
     reader.services(&mut facts);
     reader.regions(&mut facts);
     reader.capabilities(&mut facts, lines);
@@ -118,6 +123,19 @@ impl Reader<'_> {
 
     fn region(&self, region: RegionId) -> String {
         self.name(self.tables.region(region).name)
+    }
+
+    fn image(&self, facts: &mut Facts) {
+        let image = self.tables.image();
+        let isolation = match image.isolation {
+            Isolation::Standard => "standard",
+            Isolation::Strict => "strict",
+        };
+        let bits = image.refused.bits();
+        let refused =
+            words((0u16..).zip(WEAKNESSES).filter_map(|(bit, word)| (bits >> bit & 1 == 1).then_some(word)));
+        let fields = [("isolation", isolation.into()), ("list of refused weaknesses", refused)];
+        facts.add("image", "as a whole", "", fields);
     }
 
     fn services(&self, facts: &mut Facts) {

@@ -22,7 +22,7 @@ const EXECUTE: u8 = 4;
 ///
 /// This is a second list on purpose: a check shares no code with the code that it checks. A test
 /// compares the list with `cloister_caps::tables::Section`.
-pub(super) const SECTIONS: [(&str, usize); 10] = [
+pub(super) const SECTIONS: [(&str, usize); 11] = [
     ("services", 36),
     ("segments", 34),
     ("regions", 38),
@@ -33,6 +33,7 @@ pub(super) const SECTIONS: [(&str, usize); 10] = [
     ("ports", 15),
     ("names", 1),
     ("policy text", 1),
+    ("image", 3),
 ];
 /// The number of the section of names.
 const NAMES: usize = 8;

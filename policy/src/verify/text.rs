@@ -73,6 +73,10 @@ pub(super) struct Grant {
 /// The content of a policy.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Text {
+    /// The word of the key, if the policy has it.
+    pub isolation: Option<String>,
+    /// The words of the weaknesses that are refused, as they are written.
+    pub refused: Vec<String>,
     pub domains: Entries<(u64, u64)>,
     pub services: Entries<Service>,
     pub regions: Entries<Region>,
@@ -94,8 +98,12 @@ pub(super) fn read(text: &str) -> Result<Text, String> {
     if root.get("format")?.number()? != 1 {
         return Err("its format is not 1".into());
     }
-    root.get("image")?.table()?.get("name")?.text()?;
     let mut out = Text::default();
+    let image = root.get("image")?.table()?;
+    image.only(&["name", "isolation", "refuse-weakness"])?;
+    image.get("name")?.text()?;
+    out.isolation = image.find("isolation").map(|field| field.text()).transpose()?;
+    out.refused = image.find("refuse-weakness").map(|field| field.words()).transpose()?.unwrap_or_default();
     for (name, _) in document.as_table().iter() {
         let section = root.get(name)?;
         match name {

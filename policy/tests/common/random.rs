@@ -21,6 +21,8 @@ pub struct Shape {
     pub paths: Vec<(u8, u8, u8)>,
     /// First and last id.
     pub domains: [(u8, u8); 2],
+    /// Strict isolation, refused weaknesses.
+    pub image: (bool, u16),
 }
 
 const INTERFACES: [&str; 5] = ["grants", "store", "net", "socket", "control"];
@@ -42,8 +44,9 @@ pub fn shape() -> impl Strategy<Value = Shape> {
     let grants = prop::collection::vec((any::<u8>(), any::<u8>(), 0u8..2, any::<bool>(), 1u8..4), 0..4);
     let paths = prop::collection::vec((any::<u8>(), 0u8..5, 1u8..8), 0..5);
     let domains = [(0u8..4, 0u8..4), (0u8..4, 0u8..4)];
-    (services, regions, queues, ports, grants, paths, domains).prop_map(
-        |(services, regions, queues, ports, grants, paths, domains)| Shape {
+    let image = (any::<bool>(), 0u16..8);
+    (services, regions, queues, ports, grants, paths, domains, image).prop_map(
+        |(services, regions, queues, ports, grants, paths, domains, image)| Shape {
             services,
             regions,
             queues,
@@ -51,15 +54,16 @@ pub fn shape() -> impl Strategy<Value = Shape> {
             grants,
             paths,
             domains,
+            image,
         },
     )
 }
 
 /// Generates two shapes that have most in common.
 pub fn pair() -> impl Strategy<Value = (Shape, Shape)> {
-    (shape(), shape(), 0u8..128).prop_map(|(one, other, mask)| {
+    (shape(), shape(), any::<u8>()).prop_map(|(one, other, mask)| {
         let mut mixed = one.clone();
-        let taken = |bit: u8| mask & (1 << bit) != 0 && mask & (1 << ((bit + 1) % 7)) == 0;
+        let taken = |bit: u8| mask & (1 << bit) != 0 && mask & (1 << ((bit + 1) % 8)) == 0;
         if taken(0) {
             mixed.services = other.services;
         }
@@ -80,6 +84,9 @@ pub fn pair() -> impl Strategy<Value = (Shape, Shape)> {
         }
         if taken(6) {
             mixed.domains = other.domains;
+        }
+        if taken(7) {
+            mixed.image = other.image;
         }
         (one, mixed)
     })
@@ -102,7 +109,15 @@ impl Shape {
         region: impl Fn(usize) -> String,
         port: impl Fn(usize) -> String,
     ) -> String {
-        let mut out = String::from("format = 1\nimage = { name = \"random\" }\n");
+        let mut out = String::from("format = 1\n[image]\nname = \"random\"\n");
+        let (strict, refused) = self.image;
+        if strict {
+            out.push_str("isolation = \"strict\"\n");
+        }
+        let refused = some(&["meltdown", "mds", "returns"], refused);
+        if !refused.is_empty() {
+            let _ = writeln!(out, "refuse-weakness = {}", list(&refused));
+        }
         let count = self.services.len();
         for (index, (priority, budget, held, limit, stop)) in self.services.iter().enumerate() {
             let then = if *stop { "stop-image" } else { "stop-service" };

@@ -12,6 +12,7 @@
 use core::fmt::{self, Write};
 
 use cloister_caps::abi::CONSOLE_CHUNK;
+use cloister_caps::weakness::Exposures;
 use cloister_caps::{DomId, EvtchnPort, GrantRef, InvokeError, Operation, Slot, Status};
 
 use crate::service::Notifications;
@@ -135,6 +136,12 @@ impl<S: System> Info<S> {
     /// There is no such item.
     pub fn read(&self, item: u64) -> Result<[u64; 2], InvokeError> {
         self.system.invoke(self.slot, Operation::InfoRead, [item, 0, 0, 0])
+    }
+
+    /// Returns what the processor's weaknesses to speculation are, and what the kernel does about
+    /// them. Returns `None` if the kernel's words mean nothing to this program.
+    pub fn exposures(&self) -> Option<Exposures> {
+        Exposures::from_words(self.read(cloister_caps::abi::info::SPECULATION).ok()?)
     }
 
     /// Returns the SHA-256 of the policy that the kernel enforces.

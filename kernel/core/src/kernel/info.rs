@@ -12,11 +12,15 @@ impl Kernel<'_> {
         let hash = self.tables.policy_hash();
         let word = |index: usize| u64::from_be_bytes(core::array::from_fn(|byte| hash[index * 8 + byte]));
         // A minimum, because the compiler may turn this match into a jump table; see `Clamped`.
-        match item.min(info::HISTORY + 1) {
+        match item.min(info::SPECULATION + 1) {
             info::POLICY_HASH_LOW => Ok(answer(word(0), word(1))),
             info::POLICY_HASH_HIGH => Ok(answer(word(2), word(3))),
             info::BOOT => Ok(answer(self.boot_time, self.memory)),
             info::HISTORY => Ok(answer(u64::from(self.restarts[service]), self.refusals_of[service])),
+            info::SPECULATION => {
+                let [states, isolation] = self.exposures.words();
+                Ok(answer(states, isolation))
+            }
             _ => Err(Status::BadArgument),
         }
     }

@@ -11,6 +11,7 @@ mod time;
 
 use cloister_caps::abi::{CONSOLE_CHUNK, SYSTEM_CALL_INVOKE, SYSTEM_CALL_WAIT};
 use cloister_caps::tables::{AfterLimit, Capability, Object, PerPortRule, PerRegion, PerService, PortRuleSet, Tables};
+use cloister_caps::weakness::Exposures;
 use cloister_caps::{Operation, Rights, ServiceId, Status};
 
 use crate::accounting::{Accounting, Costs};
@@ -86,6 +87,8 @@ pub struct Kernel<'t> {
     boot_time: u64,
     /// Memory of the guest, in bytes.
     memory: u64,
+    /// What the kernel knows and does about speculation.
+    exposures: Exposures,
 }
 
 impl<'t> Kernel<'t> {
@@ -128,7 +131,13 @@ impl<'t> Kernel<'t> {
             refusals_of: PerService::new([0; _]),
             boot_time: now,
             memory,
+            exposures: Exposures::UNKNOWN,
         }
+    }
+
+    /// Sets what services read about speculation.
+    pub fn set_exposures(&mut self, exposures: Exposures) {
+        self.exposures = exposures;
     }
 
     /// Returns the capability tables that this kernel enforces.

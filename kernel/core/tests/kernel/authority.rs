@@ -2,7 +2,8 @@
 //! kind.
 
 use cloister_caps::abi::region::{CONSTANT, EXCLUSIVE, FRESH, PRIVATE, SIZE};
-use cloister_caps::tables::{Access, Capability, Mapping, Object, PortKind, Tables};
+use cloister_caps::tables::{Access, Capability, Isolation, Mapping, Object, PortKind, Tables};
+use cloister_caps::weakness::{Exposure, Exposures, Weakness};
 use cloister_caps::{Kind, Operation, Rights, Status};
 use cloister_kernel_core::Outcome;
 use cloister_kernel_core::kernel::Answer;
@@ -61,7 +62,7 @@ fn expected(
     match (operation, capability.object) {
         (Operation::PowerOff, _) => return Ok(Outcome::PowerOff),
         (Operation::PowerReboot, _) => return Ok(Outcome::Reboot),
-        (Operation::InfoRead, _) if first > 3 => return Err(Status::BadArgument),
+        (Operation::InfoRead, _) if first > 4 => return Err(Status::BadArgument),
         (Operation::PortOpen, Object::Port(rule)) => {
             let rule = tables.port(rule);
             peer(first, rule.peer_first, rule.peer_last)?;
@@ -280,6 +281,14 @@ fn answers_come_from_the_machine() {
     assert_eq!(words(&mut bench, "http", "clock", Operation::ClockWall, 0), [1_000_000, 0]);
     assert_eq!(words(&mut bench, "tcpip", "entropy", Operation::EntropyDraw, 0), [3, 4]);
     assert_eq!(words(&mut bench, "http", "info", Operation::InfoRead, 2), [1_000, 32 << 20]);
+    assert_eq!(words(&mut bench, "http", "info", Operation::InfoRead, 4), [0, 0], "nothing is known yet");
+    let exposures = Exposures::new(Isolation::Strict, |weakness| match weakness {
+        Weakness::Mds => Exposure::Verw,
+        _ => Exposure::NotAffected,
+    });
+    bench.kernel.set_exposures(exposures);
+    let read = words(&mut bench, "http", "info", Operation::InfoRead, 4);
+    assert_eq!((read, Exposures::from_words(read)), ([0x11_1111_1511, 1], Some(exposures)));
     let hash = bench.tables.policy_hash();
     let read: Vec<u8> = (0..2)
         .flat_map(|item| words(&mut bench, "http", "info", Operation::InfoRead, item))

@@ -54,6 +54,12 @@ pub struct Caps<S, M> {
 
 /// Makes the prober in the role of an application.
 pub fn service<S: System + 'static, M: Memory + 'static>(caps: Caps<S, M>) -> impl Service {
+    // Once: it survives restarts that it was logged.
+    if caps.prober_progress.load(0) == 0
+        && let Some(exposures) = caps.info.exposures()
+    {
+        caps.console.line(format_args!("speculation {exposures}"));
+    }
     Campaign::new(caps)
 }
 
