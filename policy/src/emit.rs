@@ -171,7 +171,13 @@ mod tests {
 
     #[test]
     fn the_kernel_reads_back_what_was_planned() {
-        for file in ["default.toml", "../tests/guests/prober.toml", "../tests/guests/selftest.toml"] {
+        for file in [
+            "default.toml",
+            "../tests/guests/prober.toml",
+            "../tests/guests/selftest.toml",
+            "../tests/guests/strict.toml",
+            "../tests/guests/refusing.toml",
+        ] {
             let mut policy = shipped(file);
             let blob = tables_of(&policy);
             for (index, service) in policy.plan.services.iter_mut().enumerate() {

@@ -293,13 +293,22 @@ fn the_largest_hardening_and_its_undoing_are_classed() {
         let difference = diff(&sound(&text), &changed);
         assert_eq!(difference.class, class, "{from} to {to}\n{difference}");
     }
-    let demanding = |keys: &str| sound(&text.replacen("name = \"cloister\"", &format!("name = \"cloister\"\n{keys}"), 1));
+    let demanding =
+        |keys: &str| sound(&text.replacen("name = \"cloister\"", &format!("name = \"cloister\"\n{keys}"), 1));
     let strict = demanding("isolation = \"strict\"\nrefuse-weakness = [\"mds\", \"meltdown\"]");
     for (keys, class, witness) in [
         ("refuse-weakness = [\"mds\", \"meltdown\"]", Class::Widening, "can tcpip share predictors"),
-        ("isolation = \"strict\"\nrefuse-weakness = [\"mds\"]", Class::Widening, "can toolstack start-with weakness:meltdown"),
+        (
+            "isolation = \"strict\"\nrefuse-weakness = [\"mds\"]",
+            Class::Widening,
+            "can toolstack start-with weakness:meltdown",
+        ),
         ("isolation = \"strict\"", Class::Widening, "can toolstack start-with weakness:mds"),
-        ("refuse-weakness = [\"taa\", \"mds\", \"meltdown\"]", Class::Incomparable, "can toolstack start-with weakness:taa"),
+        (
+            "refuse-weakness = [\"taa\", \"mds\", \"meltdown\"]",
+            Class::Incomparable,
+            "can toolstack start-with weakness:taa",
+        ),
     ] {
         let weaker = demanding(keys);
         let difference = diff(&strict, &weaker);

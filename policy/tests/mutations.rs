@@ -133,7 +133,9 @@ macro_rules! mutations {
 /// Tables with more authority than the policy gives, less, or other.
 mod of_tables {
     use cloister_caps::Rights;
-    use cloister_caps::tables::raw::{Capability, GrantRule, Image, Mapping, PortRule, Queue, Region, Segment, Service};
+    use cloister_caps::tables::raw::{
+        Capability, GrantRule, Image, Mapping, PortRule, Queue, Region, Segment, Service,
+    };
     use cloister_caps::tables::{Access, AfterLimit, Isolation, PortKind};
     use cloister_caps::weakness::{Weakness, Weaknesses};
 

@@ -54,6 +54,8 @@ fn the_shipped_policies_are_valid() {
         "default.toml",
         "../tests/guests/prober.toml",
         "../tests/guests/selftest.toml",
+        "../tests/guests/strict.toml",
+        "../tests/guests/refusing.toml",
         "tests/good.toml",
         "src/init.toml",
     ] {

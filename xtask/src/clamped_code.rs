@@ -43,9 +43,13 @@ pub fn check(kernel: &Path) -> Result<()> {
         }
     }
     let text = file.section_by_name(".text").with_context(|| format!("{} has no text", kernel.display()))?;
-    let written: Vec<Range<u64>> = file.segments().filter(is_writable).map(|one| range(one.address(), one.size())).collect();
+    let written: Vec<Range<u64>> =
+        file.segments().filter(is_writable).map(|one| range(one.address(), one.size())).collect();
     if let Some((at, place)) = branch_through(text.data()?, text.address(), &written) {
-        bail!("{}: the branch at {at:#x} goes where the memory at {place:#x} says, which is writable", kernel.display());
+        bail!(
+            "{}: the branch at {at:#x} goes where the memory at {place:#x} says, which is writable",
+            kernel.display()
+        );
     }
     Ok(())
 }
@@ -55,7 +59,7 @@ fn range(start: u64, length: u64) -> Range<u64> {
 }
 
 fn is_writable(segment: &object::Segment<'_, '_>) -> bool {
-    matches!(segment.flags(), object::SegmentFlags::Elf { p_flags } if p_flags & object::elf::PF_W.0 != 0)
+    matches!(segment.flags(), object::SegmentFlags::Elf { p_flags, .. } if p_flags.0 & object::elf::PF_W.0 != 0)
 }
 
 /// Returns the first indirect branch through a constant address in `written`, and that address.

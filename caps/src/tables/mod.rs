@@ -26,7 +26,9 @@ pub use limits::{
     FIRST_GRANT_REF, MAX_GRANT_REFS, MAX_GRANT_RULES, MAX_MAPPINGS, MAX_NAME, MAX_NOTIFICATION_BIT, MAX_PORT_RULES,
     MAX_QUEUES, MAX_REGIONS, MAX_SERVICES, MAX_SLOTS,
 };
-pub use records::{Capability, GrantRule, Image, Mapping, Name, Object, PortRule, Queue, Region, Segment, Service, raw};
+pub use records::{
+    Capability, GrantRule, Image, Mapping, Name, Object, PortRule, Queue, Region, Segment, Service, raw,
+};
 pub use view::{RawRecords, Records, Tables};
 
 /// The bits of a segment's flags.

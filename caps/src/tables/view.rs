@@ -7,10 +7,10 @@ use static_assertions::const_assert;
 
 use super::records::{Entry, Numbered};
 use super::{
-    Access, Capability, GrantRule, GrantRuleId, HEADER_SIZE, Image, MAGIC, MAX_GRANT_REFS, MAX_GRANT_RULES, MAX_MAPPINGS,
-    MAX_NAME, MAX_NOTIFICATION_BIT, MAX_PORT_RULES, MAX_QUEUES, MAX_REGIONS, MAX_SERVICES, MAX_SLOTS, Mapping,
-    MappingId, Name, PortRule, PortRuleId, Queue, QueueId, Record, Region, RegionId, RegionKind, Section, Segment,
-    Service, ServiceId, TableError, VERSION, raw,
+    Access, Capability, GrantRule, GrantRuleId, HEADER_SIZE, Image, MAGIC, MAX_GRANT_REFS, MAX_GRANT_RULES,
+    MAX_MAPPINGS, MAX_NAME, MAX_NOTIFICATION_BIT, MAX_PORT_RULES, MAX_QUEUES, MAX_REGIONS, MAX_SERVICES, MAX_SLOTS,
+    Mapping, MappingId, Name, PortRule, PortRuleId, Queue, QueueId, Record, Region, RegionId, RegionKind, Section,
+    Segment, Service, ServiceId, TableError, VERSION, raw,
     segment_flag::{EXECUTABLE, WRITABLE},
 };
 use crate::PAGE_SIZE;

@@ -6,10 +6,12 @@ mod memory;
 mod read_back;
 mod sections;
 
-use cloister_caps::tables::raw::{Capability, GrantRule, Image, Mapping, Name, PortRule, Queue, Region, Segment, Service};
+use cloister_caps::tables::raw::{
+    Capability, GrantRule, Image, Mapping, Name, PortRule, Queue, Region, Segment, Service,
+};
 use cloister_caps::tables::{
-    Access, AfterLimit, FIRST_GRANT_REF, HEADER_SIZE, Isolation, MAGIC, MAX_GRANT_REFS, MAX_NOTIFICATION_BIT, MAX_SLOTS, PortKind,
-    Record, RegionKind, TableError, Tables, VERSION,
+    Access, AfterLimit, FIRST_GRANT_REF, HEADER_SIZE, Isolation, MAGIC, MAX_GRANT_REFS, MAX_NOTIFICATION_BIT,
+    MAX_SLOTS, PortKind, Record, RegionKind, TableError, Tables, VERSION,
 };
 use cloister_caps::weakness::{Weakness, Weaknesses};
 use cloister_caps::{Kind, Rights};
@@ -137,10 +139,7 @@ impl Draft {
             }],
             names: NAMES.into(),
             policy: "a = 1".into(),
-            image: vec![Image {
-                isolation: Isolation::Strict,
-                refused: Weaknesses::NONE.with(Weakness::Meltdown),
-            }],
+            image: vec![Image { isolation: Isolation::Strict, refused: Weaknesses::NONE.with(Weakness::Meltdown) }],
         }
     }
 

@@ -84,8 +84,7 @@ mod capability {
 
 /// Models of Intel's family 6 that may have RFDS, by Intel's list: Goldmont, Tremont and Gracemont
 /// cores, and processors with such cores among others.
-const RFDS_MODELS: [u32; 12] =
-    [0x5C, 0x5F, 0x7A, 0x86, 0x8A, 0x96, 0x97, 0x9A, 0x9C, 0xB7, 0xBA, 0xBF];
+const RFDS_MODELS: [u32; 12] = [0x5C, 0x5F, 0x7A, 0x86, 0x8A, 0x96, 0x97, 0x9A, 0x9C, 0xB7, 0xBA, 0xBF];
 
 impl Cpuid {
     /// Reads what matters by `cpuid`, which returns EAX, EBX, ECX and EDX of a leaf and sub-leaf.

@@ -139,8 +139,7 @@ fn prepare(start_info: u64, mut identity: IdentityMap) -> Result<(), Failure> {
     let speculation = speculation::prepare(features.speculation(), &tables.image())?;
     console::line(format_args!("cloister: speculation {}", speculation.exposures));
     let (shared_info, grants) = map_shared_pages(xen, &tables, &map)?;
-    let prepared =
-        BootState { xen, tables, info, memory, features, speculation, shared_info, grants, console_port };
+    let prepared = BootState { xen, tables, info, memory, features, speculation, shared_info, grants, console_port };
     set_up_services(prepared, kernel_root, identity, free)
 }
 

@@ -5,8 +5,20 @@ use crate::model::{Named, Policy, Source};
 
 /// Words for objects that are not entries of the policy, and for all entries of a section.
 pub(crate) const FIXED: [&str; 14] = [
-    "console", "clock", "entropy", "power", "info", "image", "self", "predictors", "region", "port", "grant", "queue",
-    "program", "weakness",
+    "console",
+    "clock",
+    "entropy",
+    "power",
+    "info",
+    "image",
+    "self",
+    "predictors",
+    "region",
+    "port",
+    "grant",
+    "queue",
+    "program",
+    "weakness",
 ];
 
 /// The XenStore daemon, as a subject.
@@ -178,9 +190,7 @@ pub(crate) fn rule(policy: &Policy, rule: Rule) -> (String, String) {
         Rule::Isolation => {
             ("image".into(), format!("the isolation of the image is {}", policy.image.isolation().name()))
         }
-        Rule::NotRefused(weakness) => {
-            ("image".into(), format!("the image does not refuse {}", weakness.name()))
-        }
+        Rule::NotRefused(weakness) => ("image".into(), format!("the image does not refuse {}", weakness.name())),
         Rule::Path(entry, path) => {
             let Some(item) = policy.xenstore.items.get(entry) else { return Default::default() };
             let path = item.body.get(path).map_or("?", |path| path.path.value.as_str());

@@ -132,8 +132,7 @@ impl Reader<'_> {
             Isolation::Strict => "strict",
         };
         let bits = image.refused.bits();
-        let refused =
-            words((0u16..).zip(WEAKNESSES).filter_map(|(bit, word)| (bits >> bit & 1 == 1).then_some(word)));
+        let refused = words((0u16..).zip(WEAKNESSES).filter_map(|(bit, word)| (bits >> bit & 1 == 1).then_some(word)));
         let fields = [("isolation", isolation.into()), ("list of refused weaknesses", refused)];
         facts.add("image", "as a whole", "", fields);
     }

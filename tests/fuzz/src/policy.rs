@@ -8,12 +8,14 @@ use cloister_policy::{analyse_text, format, is_plain, parse};
 
 use crate::script::{Bytes, Claim, Trace, World};
 
-const TEXTS: [&str; 5] = [
+const TEXTS: [&str; 7] = [
     include_str!("../../../policy/tests/good.toml"),
     include_str!("../../../policy/default.toml"),
     include_str!("../../guests/selftest.toml"),
     include_str!("../../guests/back-end.toml"),
     "",
+    include_str!("../../guests/strict.toml"),
+    include_str!("../../guests/refusing.toml"),
 ];
 
 /// The file that is changed.

@@ -37,12 +37,8 @@ const SKYLAKE: Chip = Chip { signature: 0x506E3, leaf7: [0, 0x029C_6FBB, 0, 0x9C
 /// The same without that microcode: neither MD_CLEAR nor IBPB.
 const OLD_SKYLAKE: Chip = Chip { leaf7: [0, 0x029C_6FBB, 0, 0], ..SKYLAKE };
 /// RDCL_NO, IBRS_ALL, MDS_NO, TSX_CTRL, and transactions on.
-const CASCADE_LAKE: Chip = Chip {
-    signature: 0x50657,
-    leaf7: [0, 0xD39F_FFFB, 0, 0xBC00_0400],
-    capabilities: Some(0x2_00AB),
-    ..INTEL
-};
+const CASCADE_LAKE: Chip =
+    Chip { signature: 0x50657, leaf7: [0, 0xD39F_FFFB, 0, 0xBC00_0400], capabilities: Some(0x2_00AB), ..INTEL };
 /// TAA_NO, too.
 const ICE_LAKE: Chip = Chip {
     signature: 0x606A6,
