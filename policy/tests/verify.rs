@@ -2,6 +2,7 @@
 
 mod common;
 
+use cloister_caps::tables::VERSION;
 use cloister_policy::verify::{Against, Unusable, verify};
 use common::image::{image, kernel, policy, program};
 use common::{Elf, Part};

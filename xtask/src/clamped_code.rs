@@ -10,13 +10,21 @@ use std::ops::Range;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use iced_x86::{ConditionCode, Decoder, DecoderOptions, FlowControl, Instruction, OpKind, Register};
+use cloister_caps::tables::MAX_SLOTS;
+use iced_x86::{ConditionCode, Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind, Register};
 use object::{Object, ObjectSection, ObjectSegment, ObjectSymbol};
 
 /// Functions of the kernel that must clamp a number without a branch, by their paths in the sources.
 const CLAMPED: [(&str, Use); 2] = [
     ("cloister_caps::abi::Operation::from_number", Use::Load),
     ("cloister_kernel::grants::entry_address", Use::Address),
+];
+
+/// Functions that clamp a number among other work, with the bound of that number: the slot, and in
+/// the second also the word of a grant reference, of which there are as many.
+const BOUNDED: [(&str, u64); 2] = [
+    ("kernel_entered", MAX_SLOTS as u64),
+    ("cloister_kernel_core::kernel::Kernel::invoke_operation", MAX_SLOTS as u64),
 ];
 
 /// What a function does with the clamped number.
@@ -39,6 +47,12 @@ pub fn check(kernel: &Path) -> Result<()> {
     for (name, purpose) in CLAMPED {
         let code = code(&file, name).with_context(|| format!("{} has no function {name}", kernel.display()))?;
         if let Err(reason) = is_clamped(code, purpose) {
+            bail!("{name} in {}: {reason}", kernel.display());
+        }
+    }
+    for (name, bound) in BOUNDED {
+        let code = code(&file, name).with_context(|| format!("{} has no function {name}", kernel.display()))?;
+        if let Err(reason) = is_bounded(code, bound) {
             bail!("{name} in {}: {reason}", kernel.display());
         }
     }
@@ -106,9 +120,44 @@ fn is_clamped(code: &[u8], purpose: Use) -> Result<(), String> {
     }
 }
 
+/// Checks that the code takes the minimum of a number and `bound`, and never branches by a
+/// comparison with it.
+fn is_bounded(code: &[u8], bound: u64) -> Result<(), String> {
+    let instructions: Vec<Instruction> = Decoder::new(64, code, DecoderOptions::NONE).into_iter().collect();
+    let mut minima = 0;
+    for (at, one) in instructions.iter().enumerate() {
+        let compares = one.mnemonic() == Mnemonic::Cmp
+            && one.op0_kind() == OpKind::Register
+            && one.op_count() == 2
+            && is_immediate(one.op1_kind())
+            && one.immediate(1) == bound;
+        // The first that depends on the comparison. What lies between them loads the bound.
+        let after = instructions.iter().skip(at + 1).find(|next| next.condition_code() != ConditionCode::None);
+        match after {
+            Some(next) if compares && next.flow_control() != FlowControl::Next => {
+                return Err(format!("at {:#x} it branches by a comparison with {bound}", one.ip()));
+            }
+            Some(_) if compares => minima += 1,
+            _ => {}
+        }
+    }
+    if minima > 0 { Ok(()) } else { Err(format!("there is no minimum with {bound}")) }
+}
+
+fn is_immediate(kind: OpKind) -> bool {
+    matches!(
+        kind,
+        OpKind::Immediate8
+            | OpKind::Immediate8to32
+            | OpKind::Immediate8to64
+            | OpKind::Immediate32
+            | OpKind::Immediate32to64
+    )
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{Use, branch_through, is_clamped};
+    use super::{Use, branch_through, is_bounded, is_clamped};
 
     #[test]
     fn a_minimum_is_clamped_and_a_branch_is_not() {
@@ -125,6 +174,18 @@ mod tests {
         assert_eq!(is_clamped(&address, Use::Address), Ok(()));
         assert!(is_clamped(&address[5..], Use::Address).is_err_and(|reason| reason.contains("no minimum")));
         assert!(is_clamped(&branch, Use::Address).is_err_and(|reason| reason.contains("a branch before")));
+    }
+
+    #[test]
+    fn a_bound_is_a_minimum_and_never_a_branch() {
+        // cmp rcx, 0x40; mov edx, 0x40; cmovb rdx, rcx; ret
+        let minimum = [0x48, 0x83, 0xf9, 0x40, 0xba, 0x40, 0, 0, 0, 0x48, 0x0f, 0x42, 0xd1, 0xc3];
+        assert_eq!(is_bounded(&minimum, 64), Ok(()));
+        assert!(is_bounded(&minimum, 65).is_err_and(|reason| reason.contains("no minimum with 65")));
+        // cmp rcx, 0x40; jae +0; ret
+        let branch = [0x48, 0x83, 0xf9, 0x40, 0x73, 0, 0xc3];
+        let both = [&minimum[..13], &branch[..]].concat();
+        assert!(is_bounded(&both, 64).is_err_and(|reason| reason.contains("it branches by")));
     }
 
     #[test]
