@@ -58,10 +58,13 @@ pub enum Owner {
 }
 
 impl Owner {
-    /// Returns `true` if owners may have bytes in one page: the boot data, which the toolstack puts
-    /// next to each other, and which the kernel reads once.
+    /// Returns `true` if owners may have bytes in one page.
+    ///
+    /// The toolstack puts the boot data next to each other, and the kernel reads each part once.
+    /// Constants of the image are for `verify` to compare with each other: nobody writes them.
     fn shares_pages_with(self, other: Owner) -> bool {
-        self.is_boot_data() && other.is_boot_data()
+        let constant = matches!(self, Owner::Programs | Owner::ImageData);
+        self.is_boot_data() && other.is_boot_data() || constant && self == other
     }
 
     fn is_boot_data(self) -> bool {
@@ -164,6 +167,7 @@ impl Claims {
     ///
     /// # Errors
     /// Another has one of them, they are not below 4 GiB, or there is no room to note them.
+    #[inline(never)] // The boot calls it from many places.
     pub fn claim(&mut self, owner: Owner, frames: FrameRange) -> Result<ClaimedFrames, ClaimError> {
         let claim = Claim { owner, frames };
         if frames.end > FRAMES {

@@ -188,7 +188,7 @@ fn the_image_in_too_many_pieces_is_refused() {
     // What follows the last one makes no new piece, and is claimed all the same.
     let after = (MAX_CLAIMS as u64) * 2 - 1;
     claims.claim(Owner::Programs, frames(after, after + 2)).unwrap();
-    assert!(claims.claim(Owner::Programs, frames(after + 1, after + 2)).is_err());
+    assert!(claims.claim(Owner::Module, frames(after + 1, after + 2)).is_err());
     assert!(claims.claim(Owner::Module, frames(900, 900)).is_ok(), "nothing at all");
 }
 
