@@ -15,6 +15,7 @@ use cloister_kernel_core::memory::{FreeMemory, OwnedFrames};
 use cloister_kernel_core::placement::{
     BootRegions, PAGES_PER_LARGE, PlacementError, Placements, page_table_reserve, place_regions,
 };
+use cloister_kernel_core::tables_hash::TablesHash;
 use cloister_kernel_core::{Costs, Kernel};
 
 use crate::fatal::fatal;
@@ -218,6 +219,7 @@ fn set_up_services(
         console_port,
         current: None,
         idle,
+        tables_hash: TablesHash::new(&tables, shared_info.now()),
     });
     Ok(())
 }
@@ -319,7 +321,7 @@ fn print_version(xen: Xen, memory: u64) -> Result<(), Failure> {
 }
 
 /// Formats a hash in hexadecimal.
-struct Hex([u8; 32]);
+pub struct Hex(pub [u8; 32]);
 
 impl fmt::Display for Hex {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
