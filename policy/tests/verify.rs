@@ -103,6 +103,27 @@ fn the_json_form_says_the_same() {
     assert_eq!(json["policy-sha256"].as_str().unwrap().len(), 64);
 }
 
+/// The tables are found by the pointer in the kernel, as the kernel finds them, and hashed again.
+#[test]
+fn the_verdict_names_the_hash_of_the_tables_in_memory() {
+    use sha2::{Digest, Sha256};
+    let image = image();
+    let word = |at| u64::from_le_bytes(common::physical(&image, at, 8).try_into().unwrap());
+    let tables = common::physical(&image, word(0x10_2000), usize::try_from(word(0x10_2008)).unwrap());
+    let hash = Sha256::digest(&tables);
+    let verdict = verify(&image, &Against::default()).unwrap();
+    assert_eq!(verdict.tables_hash[..], hash[..]);
+    assert_eq!(cloister_policy::verify::tables_hash(&image).unwrap()[..], hash[..]);
+    let hexadecimal: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(verdict.json()["tables-sha256"], hexadecimal.as_str());
+    assert!(verdict.text().contains(&format!("tables    sha256 {hexadecimal}\n")), "{}", verdict.text());
+    // A byte of the tables makes another hash.
+    let mut other = image.clone();
+    let at = common::offset_of(&other, &tables) + tables.len() - 1;
+    other[at] ^= 1;
+    assert_ne!(verify(&other, &Against::default()).unwrap().tables_hash, verdict.tables_hash);
+}
+
 fn unusable(file: &[u8]) -> String {
     verify(file, &Against::default()).err().expect("refused").to_string()
 }

@@ -233,6 +233,7 @@ mod tests {
             folder: "/x".into(),
             policy: "/x.toml".into(),
             hash: String::new(),
+            tables_hash: String::new(),
             services: vec!["http".to_owned()],
         };
         let arguments = Arguments {

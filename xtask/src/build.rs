@@ -25,13 +25,15 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Returns a summary for people: the image's size, the policy and its hash, the services.
+/// Returns a summary for people: the image's size, the policy and its hash, the hash
+/// of the tables, the services.
 fn summary(image: &Image) -> Result<String> {
     let size = |path: &Path| std::fs::metadata(path).map(|m| m.len()).with_context(|| path.display().to_string());
     let mut text = String::new();
     writeln!(text, "image    {} ({} KiB)", image.elf.display(), size(&image.elf)?.div_ceil(1024))?;
     writeln!(text, "policy   {}", image.policy.display())?;
     writeln!(text, "hash     {}", image.hash)?;
+    writeln!(text, "tables   {}", image.tables_hash)?;
     writeln!(text, "services {}", image.services.join(" "))?;
     Ok(text)
 }

@@ -92,7 +92,8 @@ fn config(backend: Option<&str>) -> String {
 }
 
 fn install(image: &Image) -> String {
-    INSTALL.replace("@HASH@", &image.hash).replace("@PLACE@", INSTALL_FOLDER)
+    let text = INSTALL.replace("@HASH@", &image.hash).replace("@TABLES@", &image.tables_hash);
+    text.replace("@PLACE@", INSTALL_FOLDER)
 }
 
 #[cfg(test)]
@@ -166,6 +167,7 @@ mod tests {
             folder: PathBuf::new(),
             policy: PathBuf::new(),
             hash: "1234".to_owned(),
+            tables_hash: "5678".to_owned(),
             services: Vec::new(),
         };
         let note = install(&image);

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
 use cargo_metadata::Metadata;
+use cloister_policy::verify::tables_hash;
 use cloister_policy::{Checked, Extras, Program, hexadecimal};
 
 use crate::inventory;
@@ -55,6 +56,8 @@ pub struct Image {
     pub policy: PathBuf,
     /// The policy's hash, in hexadecimal.
     pub hash: String,
+    /// The hash of the capability tables, in hexadecimal.
+    pub tables_hash: String,
     /// The names of its services.
     pub services: Vec<String>,
 }
@@ -96,8 +99,9 @@ pub fn build_with(policy_file: &Path, extra: &[Extra], stages: &mut Stages) -> R
     let elf = folder.join("cloister.elf");
     write_if_changed(&elf, &packed)?;
     let hash = hexadecimal(&policy.hash());
+    let tables_hash = hexadecimal(&tables_hash(&packed).context("the packed image cannot be read")?);
     let services = programs.into_iter().map(|(name, _)| name).collect();
-    Ok(Image { elf, folder, policy: policy_file, hash, services })
+    Ok(Image { elf, folder, policy: policy_file, hash, tables_hash, services })
 }
 
 /// Returns the packages of the kernel and of the programs.

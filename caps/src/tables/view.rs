@@ -204,6 +204,12 @@ impl<'a> Tables<'a> {
         Records(RawRecords { bytes: self.section(section), record: PhantomData })
     }
 
+    /// Returns the bytes of the tables, as many as their header says.
+    #[must_use]
+    pub fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
     /// Returns the SHA-256 of the canonical policy.
     #[must_use]
     pub fn policy_hash(&self) -> [u8; 32] {

@@ -8,7 +8,10 @@ use core::fmt;
 use core::mem::offset_of;
 
 use arrayvec::ArrayVec;
+use cloister_caps::PAGE_SIZE;
 use cloister_caps::xen::start_info::{self as xen, INIT_DOMAIN, MAGIC, MEMMAP_TYPE_RAM};
+
+use crate::claims::Owner;
 
 /// Bytes of a start info of version 0.
 const SIZE_OF_VERSION_0: usize = offset_of!(xen::StartInfo, memmap_paddr);
@@ -25,12 +28,12 @@ pub trait PhysicalMemory {
     fn read(&self, address: u64, into: &mut [u8]) -> bool;
 }
 
-/// The largest number of memory-map entries that are read.
+/// The largest number of entries that a memory map may have. libxl makes five.
 pub const MAX_MAP: usize = 64;
 /// The longest command line in bytes, without its NUL.
 pub const MAX_COMMAND_LINE: usize = 4095;
 /// End of the boot code's identity map. Physical memory above it is not used.
-const IDENTITY_MAP_END: u64 = 1 << 32;
+pub const IDENTITY_MAP_END: u64 = 1 << 32;
 
 /// Says why the boot data cannot be used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -41,6 +44,11 @@ pub enum BootError {
     NotPvh(u32),
     /// The memory map describes no RAM.
     NoMemory,
+    /// The memory map has this many entries, and more than [`MAX_MAP`]. One that is left out could
+    /// reserve memory.
+    LongMap(u32),
+    /// The boot module does not start at a page boundary.
+    ModuleUnaligned,
 }
 
 impl fmt::Display for BootError {
@@ -49,6 +57,10 @@ impl fmt::Display for BootError {
             BootError::Unreadable(what) => write!(f, "{what} lies outside readable memory"),
             BootError::NotPvh(magic) => write!(f, "not started as a PVH guest (magic {magic:#010x}); use type=\"pvh\""),
             BootError::NoMemory => write!(f, "the memory map describes no RAM"),
+            BootError::LongMap(entries) => {
+                write!(f, "the memory map has {entries} entries; this kernel reads at most {MAX_MAP}")
+            }
+            BootError::ModuleUnaligned => write!(f, "the boot module does not start at a page boundary"),
         }
     }
 }
@@ -73,7 +85,8 @@ impl MapEntry {
     }
 }
 
-/// Locates a boot module. It is not empty, and lies within the identity map.
+/// Locates a boot module. It is not empty, starts at a page boundary, and lies within the identity
+/// map.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Module {
     /// Physical address of the first byte.
@@ -82,16 +95,36 @@ pub struct Module {
     pub length: u64,
 }
 
+/// Locates a part of the boot data.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BootData {
+    /// The part.
+    pub owner: Owner,
+    /// Physical address of the first byte.
+    pub address: u64,
+    /// Length in bytes.
+    pub length: u64,
+}
+
+/// Locates the command line.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CommandLine {
+    /// Physical address of the first byte.
+    pub address: u64,
+    /// Length in bytes, at most [`MAX_COMMAND_LINE`]. What follows is not part of it.
+    pub length: usize,
+}
+
 /// Holds the start info, checked and copied out of the toolstack's memory.
 #[derive(Clone, Debug, Default)]
 pub struct StartInfo {
-    /// Ranges that hold the start info, its lists and the command line. They must not be reused
-    /// before they are read.
-    pub boot_data: ArrayVec<MapEntry, 4>,
+    /// The start info, its lists and the command line. They must not be reused before they are
+    /// read.
+    pub boot_data: ArrayVec<BootData, 4>,
     /// The first module of the list, if there is one that is not empty.
     pub module: Option<Module>,
-    /// Physical address of the command line, if there is one.
-    pub command_line: Option<u64>,
+    /// The command line, if there is one that is not empty.
+    pub command_line: Option<CommandLine>,
     /// The memory map. It is empty if the start info has none, as version 0 has.
     pub map: ArrayVec<MapEntry, MAX_MAP>,
     /// `true` if this is the hardware domain (`SIF_INITDOMAIN`).
@@ -132,41 +165,54 @@ impl StartInfo {
         if magic != MAGIC {
             return Err(BootError::NotPvh(magic));
         }
-        let command_line = head.u64(offset_of!(xen::StartInfo, cmdline_paddr));
         let mut info = StartInfo {
-            command_line: Some(command_line).filter(|address| *address != 0),
             initial_domain: head.u32(offset_of!(xen::StartInfo, flags)) & INIT_DOMAIN != 0,
             ..StartInfo::default()
         };
         let has_map = head.u32(offset_of!(xen::StartInfo, version)) >= 1;
         let size = if has_map { SIZE_OF_VERSION_1 } else { SIZE_OF_VERSION_0 };
-        info.keep(address, size as u64);
+        info.keep(Owner::StartInfo, address, size as u64);
         if head.u32(offset_of!(xen::StartInfo, nr_modules)) > 0 {
             info.read_module(memory, head.u64(offset_of!(xen::StartInfo, modlist_paddr)))?;
         }
         if has_map {
             info.read_map(memory, address)?;
         }
-        if let Some(line) = info.command_line {
-            info.keep(line, MAX_COMMAND_LINE as u64 + 1);
-        }
+        info.find_command_line(memory, head.u64(offset_of!(xen::StartInfo, cmdline_paddr)));
         Ok(info)
     }
 
-    /// Keeps a range of boot data from being reused.
-    fn keep(&mut self, address: u64, length: u64) {
-        self.boot_data.push(MapEntry { address, length, ram: true });
+    /// Keeps a part of the boot data from being reused.
+    fn keep(&mut self, owner: Owner, address: u64, length: u64) {
+        self.boot_data.push(BootData { owner, address, length });
+    }
+
+    /// Finds the length of the command line at `address`. There is none at 0.
+    fn find_command_line(&mut self, memory: &impl PhysicalMemory, address: u64) {
+        let mut byte = [0];
+        let is_text = |at: &usize| {
+            let at = address.checked_add(*at as u64);
+            at.is_some_and(|at| at < IDENTITY_MAP_END && memory.read(at, &mut byte)) && byte[0] != 0
+        };
+        let length = if address == 0 { 0 } else { (0..MAX_COMMAND_LINE).take_while(is_text).count() };
+        if length > 0 {
+            self.keep(Owner::CommandLine, address, length as u64);
+            self.command_line = Some(CommandLine { address, length });
+        }
     }
 
     /// Reads the first entry of the module list.
     fn read_module(&mut self, memory: &impl PhysicalMemory, list: u64) -> Result<(), BootError> {
         let entry = Fields::<MODULE_SIZE>::read(memory, list, "the module list")?;
-        self.keep(list, MODULE_SIZE as u64);
+        self.keep(Owner::ModuleList, list, MODULE_SIZE as u64);
         let address = entry.u64(offset_of!(xen::Module, paddr));
         let module = Module { address, length: entry.u64(offset_of!(xen::Module, size)) };
         let end = module.address.checked_add(module.length);
         if end.is_none_or(|end| end > IDENTITY_MAP_END) {
             return Err(BootError::Unreadable("the boot module"));
+        }
+        if module.length > 0 && !module.address.is_multiple_of(PAGE_SIZE as u64) {
+            return Err(BootError::ModuleUnaligned);
         }
         self.module = Some(module).filter(|module| module.length > 0);
         Ok(())
@@ -176,10 +222,14 @@ impl StartInfo {
     fn read_map(&mut self, memory: &impl PhysicalMemory, address: u64) -> Result<(), BootError> {
         let info = Fields::<SIZE_OF_VERSION_1>::read(memory, address, "the start info")?;
         let list = info.u64(offset_of!(xen::StartInfo, memmap_paddr));
-        let count = u64::from(info.u32(offset_of!(xen::StartInfo, memmap_entries))).min(MAX_MAP as u64);
+        let count = info.u32(offset_of!(xen::StartInfo, memmap_entries));
         if list == 0 {
             return Ok(());
         }
+        if count > MAX_MAP as u32 {
+            return Err(BootError::LongMap(count));
+        }
+        let count = u64::from(count);
         for index in 0..count {
             let at = list.checked_add(index * ENTRY_SIZE as u64).ok_or(BootError::Unreadable("the memory map"))?;
             let entry = Fields::<ENTRY_SIZE>::read(memory, at, "the memory map")?;
@@ -189,25 +239,22 @@ impl StartInfo {
                 entry.u32(offset_of!(xen::MemmapEntry, kind)),
             ));
         }
-        self.keep(list, count * ENTRY_SIZE as u64);
+        self.keep(Owner::MemoryMap, list, count * ENTRY_SIZE as u64);
         Ok(())
     }
 }
 
-/// Copies the NUL-terminated command line at `address` to `into`. Returns its length in bytes.
+/// Copies the command line to `into`. Returns the number of bytes that were copied.
 ///
-/// A line that is longer than `into` is cut off.
-pub fn command_line(memory: &impl PhysicalMemory, address: u64, into: &mut [u8]) -> usize {
-    for (index, place) in into.iter_mut().enumerate() {
-        let mut byte = [0];
-        let readable =
-            address.checked_add(index as u64).is_some_and(|at| at < IDENTITY_MAP_END && memory.read(at, &mut byte));
-        if !readable || byte[0] == 0 {
-            return index;
-        }
-        *place = byte[0];
+/// A line that is longer than `into` is cut off. So is one that became shorter since its length was
+/// found.
+pub fn copy_command_line(memory: &impl PhysicalMemory, line: CommandLine, into: &mut [u8]) -> usize {
+    let length = line.length.min(into.len());
+    let text = &mut into[..length];
+    if !memory.read(line.address, text) {
+        return 0;
     }
-    into.len()
+    text.iter().position(|byte| *byte == 0).unwrap_or(length)
 }
 
 #[cfg(test)]
@@ -264,11 +311,27 @@ mod tests {
         assert_eq!(info.module, Some(Module { address: 0x5000, length: 77 }));
         assert_eq!(info.map.len(), 2);
         assert!(info.map[0].ram && !info.map[1].ram);
-        let mut line = [0; 16];
-        let length = command_line(&ram, info.command_line.unwrap(), &mut line);
-        assert_eq!(&line[..length], b"ip=dhcp");
-        assert_eq!(command_line(&ram, 0x300, &mut line[..3]), 3);
-        assert_eq!(command_line(&ram, u64::MAX - 1, &mut line), 0);
+        assert_eq!(info.command_line, Some(CommandLine { address: 0x300, length: 7 }));
+    }
+
+    #[test]
+    fn the_command_line_is_copied_up_to_its_length_at_first() {
+        let mut ram = sample();
+        let line = StartInfo::read(&ram, 0x100).unwrap().command_line.unwrap();
+        let copy = |ram: &Ram, line, room: usize| {
+            let mut text = vec![0; room];
+            let length = copy_command_line(ram, line, &mut text);
+            text.truncate(length);
+            text
+        };
+        assert_eq!(copy(&ram, line, 16), b"ip=dhcp");
+        assert_eq!(copy(&ram, line, 3), b"ip=");
+        // The toolstack changes it meanwhile.
+        ram.put(0x307, b" gw=1\0");
+        assert_eq!(copy(&ram, line, 16), b"ip=dhcp");
+        ram.put(0x302, b"\0");
+        assert_eq!(copy(&ram, line, 16), b"ip");
+        assert_eq!(copy(&ram, CommandLine { address: u64::MAX - 1, length: 9 }, 16), b"");
     }
 
     #[test]
@@ -277,15 +340,41 @@ mod tests {
         ram.put(0x104, &0_u32.to_le_bytes());
         let info = StartInfo::read(&ram, 0x100).unwrap();
         assert!(info.map.is_empty());
-        assert_eq!(info.boot_data[0], MapEntry { address: 0x100, length: 40, ram: true });
+        assert_eq!(info.boot_data[0], BootData { owner: Owner::StartInfo, address: 0x100, length: 40 });
     }
 
     #[test]
     fn the_memory_of_the_start_info_is_kept_from_reuse() {
         let info = StartInfo::read(&sample(), 0x100).unwrap();
-        let taken: Vec<_> = info.boot_data.iter().map(|entry| (entry.address, entry.length)).collect();
-        assert_eq!(taken, [(0x100, 56), (0x200, 32), (0x400, 48), (0x300, 4096)]);
-        assert!(info.boot_data.iter().all(|entry| entry.ram));
+        let taken: Vec<_> = info.boot_data.iter().map(|data| (data.owner, data.address, data.length)).collect();
+        assert_eq!(
+            taken,
+            [
+                (Owner::StartInfo, 0x100, 56),
+                (Owner::ModuleList, 0x200, 32),
+                (Owner::MemoryMap, 0x400, 48),
+                (Owner::CommandLine, 0x300, 7)
+            ]
+        );
+    }
+
+    #[test]
+    fn a_map_with_more_entries_than_are_read_is_refused() {
+        let mut ram = sample();
+        ram.put(0x130, &(MAX_MAP as u32).to_le_bytes());
+        ram.0.resize(0x400 + MAX_MAP * ENTRY_SIZE, 0);
+        assert_eq!(StartInfo::read(&ram, 0x100).unwrap().map.len(), MAX_MAP);
+        ram.put(0x130, &(MAX_MAP as u32 + 1).to_le_bytes());
+        assert_eq!(StartInfo::read(&ram, 0x100).unwrap_err(), BootError::LongMap(65));
+    }
+
+    #[test]
+    fn a_module_starts_at_a_page_boundary_or_is_empty() {
+        let mut ram = sample();
+        ram.put(0x200, &0x5010_u64.to_le_bytes());
+        assert_eq!(StartInfo::read(&ram, 0x100).unwrap_err(), BootError::ModuleUnaligned);
+        ram.put(0x208, &0_u64.to_le_bytes());
+        assert_eq!(StartInfo::read(&ram, 0x100).unwrap().module, None);
     }
 
     #[test]
@@ -324,9 +413,9 @@ mod tests {
     fn wide_fields_have_both_halves() {
         let mut ram = sample();
         ram.put(0x408, &0x0000_0001_8000_0001_u64.to_le_bytes());
-        ram.put(0x118, &0x1234_5678_9ABC_DEF0_u64.to_le_bytes());
+        ram.put(0x118, &0x0000_0001_0000_0300_u64.to_le_bytes());
         let info = StartInfo::read(&ram, 0x100).unwrap();
-        assert_eq!(info.command_line, Some(0x1234_5678_9ABC_DEF0));
+        assert_eq!(info.command_line, None, "not the one at 0x300");
         assert_eq!(
             info.map[0],
             MapEntry { address: 0, length: IDENTITY_MAP_END, ram: true },
@@ -344,14 +433,27 @@ mod tests {
                 true
             }
         }
-        assert_eq!(command_line(&Endless, IDENTITY_MAP_END - 5, &mut [0; 16]), 5);
+        let length = |address| {
+            let mut info = StartInfo::default();
+            info.find_command_line(&Endless, address);
+            (info.command_line.map(|line| line.length), info.boot_data.len())
+        };
+        assert_eq!(length(IDENTITY_MAP_END - 5), (Some(5), 1));
+        assert_eq!((length(IDENTITY_MAP_END), length(u64::MAX), length(0)), ((None, 0), (None, 0), (None, 0)));
+        assert_eq!(length(1), (Some(MAX_COMMAND_LINE), 1));
     }
 
     #[test]
     fn errors_say_what_is_wrong() {
-        let texts =
-            [BootError::Unreadable("the list"), BootError::NotPvh(7), BootError::NoMemory].map(|e| e.to_string());
-        let marks = ["the list lies outside", "0x00000007", "no RAM"];
+        let errors = [
+            BootError::Unreadable("the list"),
+            BootError::NotPvh(7),
+            BootError::NoMemory,
+            BootError::LongMap(65),
+            BootError::ModuleUnaligned,
+        ];
+        let texts = errors.map(|e| e.to_string());
+        let marks = ["the list lies outside", "0x00000007", "no RAM", "65 entries", "page boundary"];
         assert!(texts.iter().zip(marks).all(|(text, mark)| text.contains(mark)), "{texts:?}");
     }
 

@@ -10,10 +10,12 @@
 pub mod accounting;
 pub mod address_space;
 pub mod boot;
+pub mod claims;
 pub mod clearing;
 pub mod clock;
 pub mod console;
 pub mod entropy;
+pub mod event_channels;
 pub mod grant_frames;
 pub mod kernel;
 pub mod memory;
@@ -23,6 +25,7 @@ pub mod refusal;
 pub mod run_loop;
 pub mod schedule;
 pub mod speculation;
+pub mod tables_hash;
 #[cfg(test)]
 mod test_tables;
 pub mod usage;

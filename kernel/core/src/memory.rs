@@ -1,10 +1,9 @@
-//! Decides which guest-physical memory is free, keeps its ranges, and takes pages from them.
+//! Keeps the ranges of free guest-physical memory, and takes pages from them.
 
 use arrayvec::ArrayVec;
-use cloister_caps::tables::Tables;
 use cloister_caps::{Gfn, PAGE_SIZE};
 
-use crate::boot::{BootError, MapEntry, StartInfo};
+use crate::boot::{BootError, MapEntry};
 
 /// The largest number of free ranges that are kept. A split that would make more loses its smaller
 /// part.
@@ -43,6 +42,12 @@ impl FrameRange {
     pub fn count(&self) -> u64 {
         self.end - self.start
     }
+
+    /// Returns `true` if both have a frame in common.
+    #[must_use]
+    pub fn overlaps(self, other: FrameRange) -> bool {
+        self.start.max(other.start) < self.end.min(other.end)
+    }
 }
 
 /// Owns adjacent frames that were free.
@@ -72,15 +77,12 @@ impl OwnedFrames {
 /// There is no copy of it: two would give the same frames out.
 ///
 /// # Holding one proves
-/// It gives out no frame twice. [`free_memory`] makes one of the RAM that nothing else uses; the
-/// boot calls it once, with Xen's map. One made by [`FreeMemory::new`] has what its maker adds.
+/// It gives out no frame twice. [`GuestMemory::divide`](crate::claims::GuestMemory::divide) makes
+/// one of the RAM that nothing else uses; the boot calls it once, with Xen's map. One made by
+/// [`FreeMemory::new`] has what its maker adds.
 #[derive(Debug, Default)]
 pub struct FreeMemory {
     ranges: ArrayVec<FrameRange, MAX_RANGES>,
-    /// The memory that no region of the toolstack's may have: the kernel and its tables.
-    kernel: [FrameRange; 2],
-    /// Nor these: all frames that the set had when [`free_memory`] made it.
-    given_out: ArrayVec<FrameRange, MAX_RANGES>,
 }
 
 impl FreeMemory {
@@ -88,6 +90,24 @@ impl FreeMemory {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Creates the set of all RAM of a memory map.
+    ///
+    /// Entries may come in any order, and may overlap. A page is RAM if an entry of RAM has all of
+    /// it, and no other entry has a byte of it.
+    ///
+    /// # Errors
+    /// There is no such page.
+    pub fn of_map(map: &[MapEntry]) -> Result<FreeMemory, BootError> {
+        let mut ram = FreeMemory::new();
+        for entry in map.iter().filter(|entry| entry.ram) {
+            ram.add(FrameRange::within(entry.address, entry.length));
+        }
+        for entry in map.iter().filter(|entry| !entry.ram) {
+            ram.remove(FrameRange::touching(entry.address, entry.length));
+        }
+        if ram.ranges.is_empty() { Err(BootError::NoMemory) } else { Ok(ram) }
     }
 
     /// Adds RAM. Ranges may come in any order, and may overlap.
@@ -164,14 +184,6 @@ impl FreeMemory {
         Some(OwnedFrames(frames))
     }
 
-    /// Returns `true` if one of the frames belongs to the kernel, its tables, or the RAM that this
-    /// set gives out or has given out.
-    #[must_use]
-    pub fn is_ours(&self, frames: FrameRange) -> bool {
-        let mut ours = self.kernel.iter().chain(&self.given_out);
-        ours.any(|range| range.start < frames.end && frames.start < range.end)
-    }
-
     /// Returns the number of free frames.
     #[must_use]
     pub fn free_frames(&self) -> u64 {
@@ -185,77 +197,9 @@ impl FreeMemory {
     }
 }
 
-/// Frame numbers at which the memory map usually has a hole, in order of preference.
-const HOLES: [u64; 3] = [0xF_0000, 0xF_D000, 0xE_0000];
-
-/// Returns the first of `pages` adjacent frames that no entry of the memory map touches, RAM or
-/// not, if there is such a hole where one is looked for. Xen's own pages go there.
-#[must_use]
-pub fn find_hole(map: &[MapEntry], pages: u64) -> Option<Gfn> {
-    let is_hole = |hole: &u64| {
-        let wanted = FrameRange { start: *hole, end: hole + pages };
-        map.iter().all(|entry| {
-            let taken = FrameRange::touching(entry.address, entry.length);
-            taken.end <= wanted.start || wanted.end <= taken.start
-        })
-    };
-    HOLES.into_iter().find(is_hole).map(Gfn)
-}
-
-/// Locates the kernel and its tables in guest-physical memory: address and length in bytes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct KernelLocation {
-    /// The kernel.
-    pub kernel: (u64, u64),
-    /// The capability tables.
-    pub tables: (u64, u64),
-}
-
-/// Returns the free memory: all RAM of `map` except the first page, the image, the boot data and
-/// the boot module.
-///
-/// # Errors
-/// The memory map describes no RAM.
-pub fn free_memory(
-    info: &StartInfo,
-    map: &[MapEntry],
-    tables: &Tables<'_>,
-    location: &KernelLocation,
-) -> Result<FreeMemory, BootError> {
-    let mut free = FreeMemory::new();
-    for entry in map.iter().filter(|entry| entry.ram) {
-        free.add(FrameRange::within(entry.address, entry.length));
-    }
-    if free.free_frames() == 0 {
-        return Err(BootError::NoMemory);
-    }
-    free.remove(FrameRange { start: 0, end: 1 });
-    free.kernel = [location.kernel, location.tables].map(|(start, length)| FrameRange::touching(start, length));
-    for frames in free.kernel {
-        free.remove(frames);
-    }
-    for segment in tables.segments().iter() {
-        free.remove(FrameRange::touching(segment.image_address, segment.file_size));
-    }
-    for region in tables.regions().iter() {
-        free.remove(FrameRange::touching(region.image_address, region.image_length));
-    }
-    for entry in &info.boot_data {
-        free.remove(FrameRange::touching(entry.address, entry.length));
-    }
-    if let Some(module) = info.module {
-        free.remove(FrameRange::touching(module.address, module.length));
-    }
-    free.given_out.clone_from(&free.ranges);
-    Ok(free)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::boot::Module;
-    use crate::test_tables::{REGION, SERVICE, tables};
-    use cloister_caps::tables::{RegionKind, raw};
     use proptest::prelude::*;
 
     /// Returns the first frame of those that were taken.
@@ -320,93 +264,6 @@ mod tests {
             assert_eq!(first(free.take(1)), Some(frame));
         }
         assert_eq!((free.free_frames(), free.ranges.len()), (5, 1));
-    }
-
-    const MIB: u64 = 1 << 20;
-
-    fn entry(address: u64, length: u64, ram: bool) -> MapEntry {
-        MapEntry { address, length, ram }
-    }
-
-    #[test]
-    fn the_hole_is_the_first_that_nothing_touches() {
-        let at = |frame: u64| frame * PAGE_SIZE as u64;
-        assert_eq!(find_hole(&[entry(0, 64 * MIB, true)], 9), Some(Gfn(0xF_0000)));
-        // Not only RAM is in the way, and a byte is enough.
-        for ram in [true, false] {
-            for taken in [entry(at(0xF_0008), 1, ram), entry(at(0xF_0000) - 1, 2, ram)] {
-                assert_eq!(find_hole(&[entry(0, MIB, true), taken], 9), Some(Gfn(0xF_D000)), "{taken:?}");
-            }
-        }
-        for beside in [entry(at(0xF_0009), 1, false), entry(0, at(0xF_0000), true)] {
-            assert_eq!(find_hole(&[beside], 9), Some(Gfn(0xF_0000)), "{beside:?}");
-        }
-        let taken = [entry(at(0xF_0000), 1, false), entry(at(0xF_D004), 1, false)];
-        assert_eq!(find_hole(&taken, 9), Some(Gfn(0xE_0000)));
-        assert_eq!(find_hole(&taken, 4), Some(Gfn(0xF_D000)), "so few fit before what is there");
-        assert_eq!(find_hole(&[entry(0, 1 << 32, true)], 9), None);
-    }
-
-    #[test]
-    fn memory_that_the_boot_still_needs_is_not_free() {
-        let tables = tables(
-            &[SERVICE],
-            &[raw::Segment {
-                service: 0,
-                flags: 5,
-                address: 0x1000,
-                image_address: 0x30_0000,
-                file_size: 0x1001,
-                memory_size: 0x1001,
-            }],
-            &[raw::Region { kind: RegionKind::ImageData, image_address: 0x31_0000, image_length: 1, ..REGION }],
-            &[],
-        );
-        let info = StartInfo {
-            boot_data: [entry(0x9_0010, 56, true), entry(0x9_2FFF, 2, true)].into_iter().collect(),
-            module: Some(Module { address: 0x40_0000, length: 0x2800 }),
-            command_line: None,
-            map: ArrayVec::new(),
-            initial_domain: false,
-        };
-        let map = [entry(0, 0xA_0000, true), entry(0xA_0000, 0x6_0000, false), entry(MIB, 4 * MIB + 5, true)];
-        let location = KernelLocation { kernel: (MIB, 0x1_8001), tables: (0x20_0000, 0x1000) };
-        let mut free = free_memory(&info, &map, &tables, &location).unwrap();
-        let frames = |start, end| FrameRange { start, end };
-        let check = |free: &FreeMemory| {
-            for (is_ours, range) in [
-                (false, frames(0xA0, 0x100)),
-                (true, frames(0xA0, 0x101)),
-                (true, frames(0x118, 0x119)),
-                // RAM that was free at first, before and after it was taken.
-                (true, frames(0x119, 0x11A)),
-                (true, frames(0x9F, 0xA0)),
-                (true, frames(0x4FF, 0x600)),
-                (true, frames(0x200, 0x201)),
-                // The program's, the region's, and the module's.
-                (false, frames(0x300, 0x302)),
-                (false, frames(0x310, 0x311)),
-                (false, frames(0x400, 0x403)),
-                (false, frames(0x500, 0x600)),
-            ] {
-                assert_eq!(free.is_ours(range), is_ours, "{range:?}");
-            }
-        };
-        check(&free);
-        let mut is_free = vec![false; 0x600];
-        while let Some(Gfn(frame)) = free.take(1).map(|frames| frames.first()) {
-            is_free[frame as usize] = true;
-        }
-        let mut expected = vec![false; 0x600];
-        expected[1..0xA0].fill(true);
-        expected[0x100..0x500].fill(true);
-        for used in [0x90..0x91, 0x92..0x94, 0x100..0x119, 0x200..0x201, 0x300..0x302, 0x310..0x311, 0x400..0x403] {
-            expected[used].fill(false);
-        }
-        assert_eq!(is_free, expected);
-        check(&free);
-        let none = [entry(0, 4 * MIB, false), entry(MIB, 10, true)];
-        assert_eq!(free_memory(&info, &none, &tables, &location).err(), Some(BootError::NoMemory));
     }
 
     proptest! {

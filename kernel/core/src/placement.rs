@@ -5,7 +5,8 @@ use cloister_caps::tables::{MAX_REGIONS, PerRegion, Region, RegionKind, Tables};
 use cloister_caps::{Gfn, PAGE_SIZE, RegionId};
 use core::fmt;
 
-use crate::memory::{FrameRange, FreeMemory};
+use crate::claims::ClaimedFrames;
+use crate::memory::{FrameRange, FreeMemory, OwnedFrames};
 
 /// Locates a region in guest-physical memory.
 ///
@@ -72,15 +73,16 @@ impl RegionFrame {
 /// Locates all regions.
 pub type Placements = PerRegion<Placement>;
 
-/// Locates the provided regions: those whose placement Xen or the toolstack chose.
-#[derive(Clone, Copy, Debug, Default)]
+/// Holds the provided regions: those whose placement Xen or the toolstack chose, and the kernel's
+/// copy of the command line.
+#[derive(Debug, Default)]
 pub struct BootRegions {
-    /// Physical address and length in bytes of the boot module.
-    pub module: Option<(u64, u64)>,
+    /// The boot module, and its length in bytes.
+    pub module: Option<(ClaimedFrames, u64)>,
     /// The page with the kernel's copy of the command line, and the line's length in bytes.
-    pub command_line: Option<(Gfn, u64)>,
+    pub command_line: Option<(OwnedFrames, u64)>,
     /// The page of the XenStore ring.
-    pub xenstore: Option<Gfn>,
+    pub xenstore: Option<ClaimedFrames>,
 }
 
 /// Says why regions cannot be placed.
@@ -95,13 +97,8 @@ pub enum PlacementError {
         /// Pages in the largest free range.
         largest: u64,
     },
-    /// The boot module does not start at a page boundary.
-    ModuleUnaligned,
     /// The machine provides no XenStore page.
     NoXenStore,
-    /// Memory that Xen or the toolstack chose for the region is the kernel's, or RAM that it gives
-    /// out.
-    InKernel(RegionId),
 }
 
 impl fmt::Display for PlacementError {
@@ -111,8 +108,6 @@ impl fmt::Display for PlacementError {
                 f,
                 "too little memory: {region} needs {needs} adjacent pages; the largest free range has {largest}; give the guest more memory"
             ),
-            PlacementError::ModuleUnaligned => write!(f, "the boot module does not start at a page boundary"),
-            PlacementError::InKernel(region) => write!(f, "{region} lies in the kernel or in memory that it gives out"),
             PlacementError::NoXenStore => write!(f, "the machine gives no XenStore page, and the policy needs one"),
         }
     }
@@ -137,10 +132,6 @@ pub fn place_regions(
             placements[id] = take(id, u64::from(region.amount), MIN_ALIGNED_FIXED, free)?;
         } else if region.kind != RegionKind::Share {
             placements[id] = provided(&region, boot_regions)?;
-            // The page of the command line is the boot's own: it was taken from the free ones.
-            if region.kind != RegionKind::CommandLine && free.is_ours(placements[id].frames()) {
-                return Err(PlacementError::InKernel(id));
-            }
         }
     }
     shares(tables, free, reserve, &mut placements)?;
@@ -173,29 +164,22 @@ fn take(region: RegionId, pages: u64, min_aligned: u64, free: &mut FreeMemory) -
 
 /// Returns the placement of a region that is not taken from free memory.
 fn provided(region: &Region, boot_regions: &BootRegions) -> Result<Placement, PlacementError> {
-    match region.kind {
-        RegionKind::Module => match boot_regions.module {
-            Some((address, _)) if !address.is_multiple_of(PAGE_SIZE as u64) => Err(PlacementError::ModuleUnaligned),
-            Some((address, length)) => Ok(bytes_at(address, length)),
-            None => Ok(Placement::default()),
-        },
-        RegionKind::CommandLine => Ok(boot_regions
-            .command_line
-            .map_or_else(Placement::default, |(frame, length)| Placement { frame, pages: 1, length })),
+    let placed = match region.kind {
+        RegionKind::Module => boot_regions.module.as_ref().map(|(frames, length)| (frames.range(), *length)),
+        RegionKind::CommandLine => boot_regions.command_line.as_ref().map(|(frames, length)| (frames.range(), *length)),
         RegionKind::XenStoreRing => {
-            let frame = boot_regions.xenstore.ok_or(PlacementError::NoXenStore)?;
-            Ok(Placement { frame, pages: 1, length: PAGE_SIZE as u64 })
+            let page = boot_regions.xenstore.as_ref().ok_or(PlacementError::NoXenStore)?;
+            Some((page.range(), PAGE_SIZE as u64))
         }
         RegionKind::ImageData | RegionKind::Fixed | RegionKind::Share => {
-            Ok(bytes_at(region.image_address, region.image_length))
+            Some((FrameRange::touching(region.image_address, region.image_length), region.image_length))
         }
-    }
-}
-
-/// Returns the placement of `length` bytes from `address`.
-fn bytes_at(address: u64, length: u64) -> Placement {
-    let frames = FrameRange::touching(address, length);
-    Placement { frame: Gfn(frames.start), pages: frames.count(), length }
+    };
+    Ok(placed.map_or_else(Placement::default, |(frames, length)| Placement {
+        frame: Gfn(frames.start),
+        pages: frames.count(),
+        length,
+    }))
 }
 
 /// Returns the number of frames to keep free for page tables, of `free` frames.

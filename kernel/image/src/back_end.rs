@@ -11,7 +11,7 @@ use cloister_caps::xen::grant::map_flag::{HOST_MAP, READONLY};
 use cloister_caps::{DomId, EvtchnPort, GrantRef, PAGE_SIZE};
 use cloister_kernel_core::placement::RegionFrame;
 
-use crate::hypercall::{self, EVENT_CHANNEL_OP, GRANT_TABLE_OP, Hypercall, hypercall};
+use crate::hypercall::{self, EVENT_CHANNEL_OP, GRANT_TABLE_OP, Hypercall, HypercallError, hypercall};
 use crate::hypercall_page::Xen;
 
 /// Marks a page without a handle. Xen's handles are indices into a far smaller table.
@@ -104,8 +104,11 @@ pub fn unmap(xen: Xen, own_ref: GrantRef, frame: RegionFrame) {
 }
 
 /// Binds the event channel that `peer` has allocated as `peer_port` (`EVTCHNOP_bind_interdomain`).
-pub fn bind_interdomain(xen: Xen, peer: DomId, peer_port: EvtchnPort) -> Option<EvtchnPort> {
+///
+/// # Errors
+/// Xen refuses: there is no such channel, it is for another domain, or this one may have no more.
+pub fn bind_interdomain(xen: Xen, peer: DomId, peer_port: EvtchnPort) -> Result<EvtchnPort, HypercallError> {
     let mut argument = BindInterdomain { remote_dom: peer.0, pad: 0, remote_port: peer_port.0, local_port: 0 };
-    hypercall::call(xen, &mut argument).ok()?;
-    Some(EvtchnPort(argument.local_port))
+    hypercall::call(xen, &mut argument)?;
+    Ok(EvtchnPort(argument.local_port))
 }

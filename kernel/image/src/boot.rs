@@ -8,12 +8,15 @@ use cloister_caps::tables::{TableError, Tables};
 use cloister_caps::{EvtchnPort, Gfn, PAGE_SIZE};
 use cloister_kernel_core::address_space::allocate_copies;
 use cloister_kernel_core::boot::{self, BootError, MAX_MAP, MapEntry, StartInfo};
+use cloister_kernel_core::claims::{ClaimError, ClaimedFrames, GuestMemory, KernelLocation, SpecialPages};
+use cloister_kernel_core::event_channels::{self, TooFewPorts};
 use cloister_kernel_core::grant_frames::{self, TooFewFrames};
-use cloister_kernel_core::memory::{FreeMemory, KernelLocation, find_hole, free_memory};
+use cloister_kernel_core::memory::{FreeMemory, OwnedFrames};
 use cloister_kernel_core::placement::{
     BootRegions, PAGES_PER_LARGE, PlacementError, Placements, page_table_reserve, place_regions,
 };
 use cloister_kernel_core::speculation::{Speculation, Unmet};
+use cloister_kernel_core::tables_hash::TablesHash;
 use cloister_kernel_core::{Costs, Kernel};
 
 use crate::fatal::fatal;
@@ -45,16 +48,18 @@ const MEASUREMENTS: u32 = 2;
 enum Failure {
     NotXen,
     NoExecute,
+    NoSystemCall,
     Features(u32),
     Boot(BootError),
     Hypercall(HypercallError),
     NoTables,
     Tables(TableError),
+    Claim(ClaimError),
     Placement(PlacementError),
     Paging(PagingError),
-    NoHole,
     GrantFrames(TooFewFrames),
     Speculation(Unmet),
+    Ports(TooFewPorts),
 }
 
 macro_rules! failure_from {
@@ -66,7 +71,7 @@ macro_rules! failure_from {
         }
     )*};
 }
-failure_from!(BootError => Boot, HypercallError => Hypercall, TableError => Tables, PlacementError => Placement, PagingError => Paging, TooFewFrames => GrantFrames, Unmet => Speculation);
+failure_from!(BootError => Boot, HypercallError => Hypercall, TableError => Tables, ClaimError => Claim, PlacementError => Placement, PagingError => Paging, TooFewFrames => GrantFrames, TooFewPorts => Ports, Unmet => Speculation);
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -75,6 +80,9 @@ impl fmt::Display for Failure {
                 write!(f, "not running under Xen: no Xen CPUID leaves; start it with `xl create`, type=\"pvh\"")
             }
             Failure::NoExecute => write!(f, "the processor has no NX; without it pages cannot be kept from execution"),
+            Failure::NoSystemCall => {
+                write!(f, "the processor has no `syscall`; without it services cannot call the kernel")
+            }
             Failure::Features(offered) => {
                 write!(f, "Xen lacks what a PVH guest needs (features {offered:#x}, needed {REQUIRED_FEATURES:#x})")
             }
@@ -82,11 +90,12 @@ impl fmt::Display for Failure {
             Failure::Hypercall(error) => error.fmt(f),
             Failure::NoTables => write!(f, "no capability tables: this kernel was not packed with a policy"),
             Failure::Tables(error) => error.fmt(f),
+            Failure::Claim(error) => error.fmt(f),
             Failure::Placement(error) => error.fmt(f),
             Failure::Paging(error) => error.fmt(f),
-            Failure::NoHole => write!(f, "no hole in the memory map for Xen's shared pages"),
             Failure::GrantFrames(error) => error.fmt(f),
             Failure::Speculation(error) => error.fmt(f),
+            Failure::Ports(error) => error.fmt(f),
         }
     }
 }
@@ -113,6 +122,7 @@ fn prepare(start_info: u64, mut identity: IdentityMap) -> Result<(), Failure> {
     let features = Features::detect();
     let xen = hypercall_page::choose_instruction(&features).ok_or(Failure::NotXen)?;
     let no_execute = processor::enable_no_execute(&features).ok_or(Failure::NoExecute)?;
+    let system_call = features.system_call().ok_or(Failure::NoSystemCall)?;
     let offered = hypercall::features(xen)?;
     if offered & REQUIRED_FEATURES != REQUIRED_FEATURES {
         return Err(Failure::Features(offered));
@@ -126,20 +136,28 @@ fn prepare(start_info: u64, mut identity: IdentityMap) -> Result<(), Failure> {
     // The packer puts the programs and their data after the tables.
     let tables = Tables::parse_within(bytes, &(tables_range.0 + tables_range.1..IMAGE_ADDRESSES.end))?;
     let kernel = (IMAGE_ADDRESSES.start, paging::kernel_end_address() - IMAGE_ADDRESSES.start);
-    let mut free = free_memory(&info, &map, &tables, &KernelLocation { kernel, tables: tables_range })?;
+    let pages = SpecialPages {
+        xenstore: hypercall::get_param(xen, Param::StorePfn).map(Gfn),
+        console: hypercall::get_param(xen, Param::ConsolePfn).map(Gfn),
+    };
+    let location = KernelLocation { kernel, tables: tables_range };
+    let GuestMemory { mut free, module, xenstore, console, shared_pages, ram } =
+        GuestMemory::divide(&info, &map, &tables, &location, &pages)?;
     let mut kernel_root = paging::build_kernel(&mut identity, &mut free, tables_range, no_execute)?;
-    processor::protect(&features);
+    processor::protect(&features, system_call);
     if features.gigabyte() {
         relocate_hypercall_page(xen, &mut kernel_root, &mut identity, &mut free)?;
     }
-    let memory = map.iter().filter(|entry| entry.ram).map(|entry| entry.length).sum();
-    let console_port = map_console(xen);
-    print_version(xen, memory)?;
+    let console_port = console.and_then(|page| map_console(xen, page));
+    print_version(xen, ram)?;
     print_policy(&tables, &features);
     let speculation = speculation::prepare(features.speculation(), &tables.image())?;
     console::line(format_args!("cloister: speculation {}", speculation.exposures));
-    let (shared_info, grants) = map_shared_pages(xen, &tables, &map)?;
-    let prepared = BootState { xen, tables, info, memory, features, speculation, shared_info, grants, console_port };
+    let (shared_info, grants) = map_shared_pages(xen, &tables, &shared_pages)?;
+    let command_line = Some(copy_command_line(&info, &identity, &mut free)?);
+    let boot_regions = BootRegions { module, command_line, xenstore };
+    let prepared =
+        BootState { xen, tables, boot_regions, memory: ram, features, speculation, shared_info, grants, console_port };
     set_up_services(prepared, kernel_root, identity, free)
 }
 
@@ -147,7 +165,7 @@ fn prepare(start_info: u64, mut identity: IdentityMap) -> Result<(), Failure> {
 struct BootState {
     xen: Xen,
     tables: Tables<'static>,
-    info: StartInfo,
+    boot_regions: BootRegions,
     memory: u64,
     features: Features,
     speculation: Speculation,
@@ -167,18 +185,15 @@ fn set_up_services(
     identity: IdentityMap,
     mut free: FreeMemory,
 ) -> Result<(), Failure> {
-    let BootState { xen, tables, info, memory, features, speculation, shared_info, grants, console_port } = prepared;
-    let boot_regions = BootRegions {
-        module: info.module.map(|module| (module.address, module.length)),
-        command_line: Some(copy_command_line(&info, &identity, &mut free)?),
-        xenstore: hypercall::get_param(xen, Param::StorePfn).map(Gfn),
-    };
+    let BootState { xen, tables, boot_regions, memory, features, speculation, shared_info, grants, console_port } =
+        prepared;
     let copies = allocate_copies(&tables, &mut free).ok_or(PagingError::NoMemory)?;
     let reserve = page_table_reserve(&tables, free.free_frames());
     let placements: Placements = place_regions(&tables, &mut free, &boot_regions, reserve)?;
     let services = service::build(tables, kernel_root, identity, &mut free, &placements, copies)?;
     services.clear_at_boot(&placements);
-    let timer_port = hypercall::bind_timer(xen)?;
+    let ports_needed = event_channels::needed(&tables);
+    let timer_port = bind_timer(xen, ports_needed)?;
     let mut kernel = Kernel::new(tables, placements, shared_info.now(), memory);
     kernel.set_exposures(speculation.exposures);
     shared_info.unmask(timer_port);
@@ -190,7 +205,7 @@ fn set_up_services(
         kernel.set_xenstore_port(EvtchnPort(port));
         shared_info.unmask(EvtchnPort(port));
     }
-    let machine = Machine::new(xen, shared_info, grants, features.rdrand());
+    let machine = Machine::new(xen, shared_info, grants, features.rdrand(), ports_needed);
     if !machine.has_random() {
         console::line(format_args!("cloister: no random source: the entropy capability will refuse"));
     }
@@ -214,8 +229,17 @@ fn set_up_services(
         current: None,
         idle,
         barriers: speculation.barriers,
+        tables_hash: TablesHash::new(&tables, shared_info.now()),
     });
     Ok(())
+}
+
+/// Binds the timer to a port. The policy's rules need `ports_needed` event channels.
+fn bind_timer(xen: Xen, ports_needed: u32) -> Result<EvtchnPort, Failure> {
+    hypercall::bind_timer(xen).map_err(|error| match event_channels::check(error.code, ports_needed) {
+        Err(too_few) => too_few.into(),
+        Ok(()) => error.into(),
+    })
 }
 
 /// Measures what a timer interrupt costs on this machine. Returns also the time in ns for which the
@@ -286,11 +310,10 @@ fn relocate_hypercall_page(
 }
 
 /// Maps the console page and makes it the console. Returns the console's port, if Xen provides one.
-fn map_console(xen: Xen) -> Option<EvtchnPort> {
-    let frame = hypercall::get_param(xen, Param::ConsolePfn)?;
+fn map_console(xen: Xen, page: ClaimedFrames) -> Option<EvtchnPort> {
     let port = EvtchnPort(u32::try_from(hypercall::get_param(xen, Param::ConsoleEvtchn)?).ok()?);
-    // SAFETY: Xen provides the page for the console alone.
-    unsafe { console::map_ring(xen, Gfn(frame), port) };
+    // SAFETY: `GuestMemory` has claimed the page for the console.
+    unsafe { console::map_ring(xen, page, port) };
     Some(port)
 }
 
@@ -308,7 +331,7 @@ fn print_version(xen: Xen, memory: u64) -> Result<(), Failure> {
 }
 
 /// Formats a hash in hexadecimal.
-struct Hex([u8; 32]);
+pub struct Hex(pub [u8; 32]);
 
 impl fmt::Display for Hex {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -330,13 +353,17 @@ fn print_policy(tables: &Tables<'_>, features: &Features) {
     ));
 }
 
-/// Puts the shared info and the grant table into a hole of the memory map, and maps them. Enables
-/// the upcall, with every port masked.
-fn map_shared_pages(xen: Xen, tables: &Tables<'_>, map: &[MapEntry]) -> Result<(SharedInfo, GrantTable), Failure> {
+/// Puts the shared info and the grant table at their frames, and maps them. Enables the upcall,
+/// with every port masked.
+fn map_shared_pages(
+    xen: Xen,
+    tables: &Tables<'_>,
+    frames: &ClaimedFrames,
+) -> Result<(SharedInfo, GrantTable), Failure> {
     // The shared info goes to the first frame, and the grant table after it.
-    let hole = find_hole(map, 1 + u64::from(grant_frames::MAX_FRAMES)).ok_or(Failure::NoHole)?;
-    // SAFETY: the memory map has nothing in the hole.
-    let shared_info = unsafe { shared_info::map(xen, hole)? };
+    let first = frames.first();
+    // SAFETY: the frames are claimed for these pages alone, and the memory map has nothing there.
+    let shared_info = unsafe { shared_info::map(xen, first)? };
     // This also makes Xen fill in the wall clock.
     hypercall::set_callback_vector(xen)?;
     let needed = grant_frames::needed(tables);
@@ -344,15 +371,19 @@ fn map_shared_pages(xen: Xen, tables: &Tables<'_>, map: &[MapEntry]) -> Result<(
         grant_frames::check(needed, hypercall::grant_frames(xen)?)?;
     }
     // SAFETY: as above.
-    let grants = unsafe { GrantTable::map(xen, Gfn(hole.0 + 1), needed)? };
+    let grants = unsafe { GrantTable::map(xen, Gfn(first.0 + 1), needed)? };
     Ok((shared_info, grants))
 }
 
-/// Copies the command line to a page of its own. Returns the page's frame, and the line's length.
-fn copy_command_line(info: &StartInfo, identity: &IdentityMap, free: &mut FreeMemory) -> Result<(Gfn, u64), Failure> {
-    let mut line = [0; boot::MAX_COMMAND_LINE];
-    let length = info.command_line.map_or(0, |address| boot::command_line(identity, address, &mut line));
-    let mut frame = free.take(1).ok_or(PagingError::NoMemory)?;
-    paging::write_frame(&mut frame, &line[..length]);
-    Ok((frame.first(), length as u64))
+/// Copies the command line to a page of its own. Returns the page, and the line's length.
+fn copy_command_line(
+    info: &StartInfo,
+    identity: &IdentityMap,
+    free: &mut FreeMemory,
+) -> Result<(OwnedFrames, u64), Failure> {
+    let mut text = [0; boot::MAX_COMMAND_LINE];
+    let length = info.command_line.map_or(0, |line| boot::copy_command_line(identity, line, &mut text));
+    let mut page = free.take(1).ok_or(PagingError::NoMemory)?;
+    paging::write_frame(&mut page, &text[..length]);
+    Ok((page, length as u64))
 }

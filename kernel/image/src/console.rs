@@ -4,8 +4,9 @@ use core::fmt::{self, Write};
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicU32, Ordering};
 
+use cloister_caps::EvtchnPort;
 use cloister_caps::xen::console::{Interface, OUT_SIZE};
-use cloister_caps::{EvtchnPort, Gfn};
+use cloister_kernel_core::claims::ClaimedFrames;
 use cloister_kernel_core::console::room;
 
 use crate::global::Global;
@@ -38,13 +39,13 @@ struct Ring {
 
 static RING: Global<Ring> = Global::new();
 
-/// Maps the page of the ring at `frame`, and sends all text from now on to the ring.
+/// Maps the page of the ring, and sends all text from now on to the ring.
 ///
 /// # Safety
-/// Xen provides the frame for the console alone.
-pub unsafe fn map_ring(xen: Xen, frame: Gfn, port: EvtchnPort) {
-    // SAFETY: by the caller's promise, only the console daemon uses the frame.
-    unsafe { paging::map_fixed(paging::CONSOLE, frame) };
+/// The page is claimed for the console.
+pub unsafe fn map_ring(xen: Xen, page: ClaimedFrames, port: EvtchnPort) {
+    // SAFETY: the page has no other owner, so that only the console daemon uses it.
+    unsafe { paging::map_fixed(paging::CONSOLE, page.first()) };
     let mut ring = Ring { xen, port, produced: 0, backlog: [0; BACKLOG], head: 0, length: 0, dropped: 0 };
     ring.produced = ring.index(offset_of!(Interface, out_prod)).load(Ordering::Relaxed);
     RING.set(ring);

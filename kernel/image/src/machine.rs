@@ -4,12 +4,15 @@ use cloister_caps::{DomId, EvtchnPort, GrantRef, ServiceId};
 use cloister_kernel_core::Platform;
 use cloister_kernel_core::console::ConsoleLog;
 use cloister_kernel_core::entropy::Generator;
+use cloister_kernel_core::event_channels;
 use cloister_kernel_core::placement::RegionFrame;
 
 #[cfg(feature = "back-end")]
 use crate::back_end;
 use crate::count::{Count, count};
+use crate::fatal::fatal;
 use crate::grants::GrantTable;
+use crate::hypercall::HypercallError;
 use crate::hypercall_page::Xen;
 use crate::processor::RdRand;
 use crate::shared_info::SharedInfo;
@@ -23,11 +26,19 @@ pub struct Machine {
     rdrand: Option<RdRand>,
     random: Option<Generator>,
     log: ConsoleLog,
+    /// The event channels that the policy's rules need.
+    ports_needed: u32,
 }
 
 impl Machine {
-    /// Creates the machine.
-    pub fn new(xen: Xen, shared_info: SharedInfo, grants: GrantTable, rdrand: Option<RdRand>) -> Machine {
+    /// Creates the machine. The policy's rules need `ports_needed` event channels.
+    pub fn new(
+        xen: Xen,
+        shared_info: SharedInfo,
+        grants: GrantTable,
+        rdrand: Option<RdRand>,
+        ports_needed: u32,
+    ) -> Machine {
         Machine {
             xen,
             shared_info,
@@ -35,7 +46,18 @@ impl Machine {
             rdrand,
             random: rdrand.and_then(|rdrand| Generator::seeded(|| rdrand.word())),
             log: ConsoleLog::new(),
+            ports_needed,
         }
+    }
+
+    /// Returns the port that Xen made. Ends the domain if it may have no more of them.
+    fn made(&self, port: Result<EvtchnPort, HypercallError>) -> Option<EvtchnPort> {
+        if let Err(error) = &port
+            && let Err(too_few) = event_channels::check(error.code, self.ports_needed)
+        {
+            fatal(format_args!("{too_few}"));
+        }
+        port.ok()
     }
 
     /// Returns `true` if there is a random source.
@@ -70,7 +92,7 @@ impl Platform for Machine {
     }
 
     fn open_port(&mut self, peer: DomId) -> Option<EvtchnPort> {
-        hypercall::alloc_unbound(self.xen, peer).ok()
+        self.made(hypercall::alloc_unbound(self.xen, peer))
     }
 
     fn send(&mut self, port: EvtchnPort) {
@@ -102,7 +124,7 @@ impl Platform for Machine {
 
     #[cfg(feature = "back-end")]
     fn bind_port(&mut self, peer: DomId, peer_port: EvtchnPort) -> Option<EvtchnPort> {
-        back_end::bind_interdomain(self.xen, peer, peer_port)
+        self.made(back_end::bind_interdomain(self.xen, peer, peer_port))
     }
 
     #[cfg(feature = "back-end")]

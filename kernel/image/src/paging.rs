@@ -92,7 +92,7 @@ impl fmt::Display for PagingError {
 struct TableAllocator<'a>(&'a mut FreeMemory);
 
 // SAFETY: `FreeMemory` gives each frame once. The boot makes the only one of the image by
-// `free_memory`, of RAM that nothing else uses.
+// `GuestMemory::divide`, of RAM that nothing else uses.
 unsafe impl FrameAllocator<Size4KiB> for TableAllocator<'_> {
     fn allocate_frame(&mut self) -> Option<PhysFrame> {
         Some(PhysFrame::containing_address(PhysAddr::new(self.0.take(1)?.first().0 * PAGE_SIZE as u64)))

@@ -28,6 +28,8 @@ pub const UPCALL_VECTOR: u8 = 0xF3;
 pub struct Features {
     /// No-execute pages.
     nx: bool,
+    /// The `syscall` instruction.
+    system_call: Option<SystemCallInstruction>,
     /// Supervisor-mode execution prevention.
     smep: bool,
     /// Supervisor-mode access prevention.
@@ -69,6 +71,7 @@ impl Features {
         let structured = |register: u32, bit: u32| vendor.eax >= 7 && register >> bit & 1 == 1;
         Features {
             nx: extended.edx >> 20 & 1 == 1,
+            system_call: (extended.edx >> 11 & 1 == 1).then_some(SystemCallInstruction(())),
             smep: structured(leaf7.ebx, 7),
             smap: structured(leaf7.ebx, 20),
             umip: structured(leaf7.ecx, 2),
@@ -99,6 +102,11 @@ impl Features {
     /// Returns `true` if the processor has user-mode instruction prevention.
     pub fn umip(&self) -> bool {
         self.umip
+    }
+
+    /// Returns the `syscall` instruction, if the processor has it.
+    pub fn system_call(&self) -> Option<SystemCallInstruction> {
+        self.system_call
     }
 
     /// Returns `true` if the processor has pages of 1 GiB.
@@ -265,9 +273,9 @@ pub unsafe fn set_frame(top: u64) {
 
 /// Switches on write protection, and SMEP, SMAP and UMIP where the processor has them.
 /// Closes the time-stamp counter and the FPU to ring 3, and enables the system call instruction.
-pub fn protect(features: &Features) {
-    // SAFETY: each bit is one that CPUID announced, as `Features` proves, or that every 64-bit
-    // processor has. All page tables that are ever in force, the boot code's too, are valid under
+pub fn protect(features: &Features, _: SystemCallInstruction) {
+    // SAFETY: each bit is one that CPUID announced, as `Features` and `SystemCallInstruction` prove,
+    // or that every 64-bit processor has. All page tables that are ever in force, the boot code's too, are valid under
     // all of them.
     unsafe {
         let mut cr0 = Cr0::read();
@@ -297,6 +305,14 @@ pub fn protect(features: &Features) {
             | RFlags::IOPL_HIGH,
     );
 }
+
+/// Gives the right to enable the `syscall` instruction.
+///
+/// # Holding one proves
+/// CPUID announced it: a toolstack can take it away (`cpuid` of `xl.cfg`), and enabling it would be
+/// an exception.
+#[derive(Clone, Copy)]
+pub struct SystemCallInstruction(());
 
 /// Gives the right to load page tables that use NX.
 ///

@@ -2,10 +2,12 @@
 
 use cloister_caps::{EvtchnPort, Operation, ServiceId};
 use cloister_kernel_core::run_loop::{self, Cause, Entry, Processor};
-use cloister_kernel_core::schedule::Next;
+use cloister_kernel_core::schedule::{Alarm, Next};
 use cloister_kernel_core::speculation::Barriers;
+use cloister_kernel_core::tables_hash::{Step, TablesHash};
 use cloister_kernel_core::{FaultAction, Kernel, Outcome, Platform};
 
+use crate::boot::Hex;
 use crate::count::{self, Count, count};
 use crate::fatal::fatal;
 use crate::global::Global;
@@ -42,6 +44,8 @@ pub struct Run {
     pub idle: u64,
     /// What keeps the processor's predictions and buffers of one service from the next.
     pub barriers: Barriers,
+    /// The hash of the capability tables, which an idle processor computes.
+    pub tables_hash: TablesHash<'static>,
 }
 
 static RUN: Global<Run> = Global::new();
@@ -223,6 +227,17 @@ impl Run {
         }
     }
 
+    /// Hashes a part of the capability tables if it is time, and prints the hash when it is known.
+    /// Returns `true` if it has worked.
+    fn hash_tables(&mut self, now: u64) -> bool {
+        match self.tables_hash.step(now) {
+            Step::Nothing => return false,
+            Step::Part => {}
+            Step::Last(hash) => console::line(format_args!("cloister: tables SHA-256 {}", Hex(hash))),
+        }
+        true
+    }
+
     /// Sets the timer for the next choice, unless it fires early enough.
     fn set_timer(&mut self, next: &Next, now: u64) {
         if let Some(at) = self.kernel.arm(next, now) {
@@ -236,7 +251,11 @@ impl Processor for Run {
         if trap_frame::take_nmi() {
             self.report();
         }
-        self.kernel.next(now)
+        let mut next = self.kernel.next(now);
+        if next.service.is_none() {
+            next.deadline = next.deadline.earlier(Alarm { at: self.tables_hash.due(), owner: None });
+        }
+        next
     }
 
     fn arm(&mut self, next: &Next, now: u64) {
@@ -247,6 +266,11 @@ impl Processor for Run {
     }
 
     fn sleep(&mut self, asleep: u64) -> Option<u64> {
+        if self.hash_tables(asleep) {
+            let now = self.shared_info.now();
+            self.kernel.note_idle(now);
+            return Some(now);
+        }
         count(Count::Sleep);
         hypercall_page::sleep(self.xen);
         let now = self.shared_info.now();

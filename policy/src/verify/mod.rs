@@ -61,6 +61,18 @@ pub fn verify(file: &[u8], against: &Against<'_>) -> Result<Verdict, Unusable> {
     Ok(verdict)
 }
 
+/// Returns the SHA-256 of an image's tables, which its kernel computes and prints. Checks nothing
+/// else.
+///
+/// # Errors
+/// The file is not an image, or its tables are none that this verifier knows.
+pub fn tables_hash(file: &[u8]) -> Result<[u8; 32], Unusable> {
+    let image = Image::read(file, &mut Vec::new())?;
+    let bytes = image.tables().map(|load| load.bytes).unwrap_or_default();
+    let tables = Tables::parse(bytes).map_err(Unusable::OtherVersion)?;
+    Ok(Sha256::digest(tables.bytes()).into())
+}
+
 impl Verdict {
     /// Checks the tables, and the things that they describe. Returns `false` if a mistake left the
     /// rest unchecked.
@@ -76,6 +88,7 @@ impl Verdict {
         };
         let before = self.errors();
         self.policy_hash = tables.policy_hash();
+        self.tables_hash = Sha256::digest(tables.bytes()).into();
         let length = layout::blob(bytes, &tables, &mut self.findings);
         image.check_pointer(length, &mut self.findings);
         if self.errors() > before {

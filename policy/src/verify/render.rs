@@ -62,6 +62,7 @@ impl Verdict {
 fn write_text(verdict: &Verdict, out: &mut String) -> std::fmt::Result {
     writeln!(out, "image     sha256 {}", hexadecimal(&verdict.image_hash))?;
     writeln!(out, "policy    sha256 {}", hexadecimal(&verdict.policy_hash))?;
+    writeln!(out, "tables    sha256 {}", hexadecimal(&verdict.tables_hash))?;
     for part in &verdict.programs {
         let (bytes, text) = (part.bytes / 1024, part.text / 1024);
         writeln!(
@@ -71,7 +72,7 @@ fn write_text(verdict: &Verdict, out: &mut String) -> std::fmt::Result {
             hexadecimal(&part.hash)
         )?;
     }
-    writeln!(out, "tables    {} facts compared with the policy, both ways", verdict.facts)?;
+    writeln!(out, "facts     {} of the tables compared with the policy, both ways", verdict.facts)?;
     if verdict.inventory.sbom.is_some() {
         writeln!(out, "sbom      {} components; --sbom FILE writes it", verdict.inventory.components.len())?;
     }
@@ -138,6 +139,7 @@ fn json(verdict: &Verdict) -> Value {
         "not-shown": NOT_SHOWN_JSON,
         "image-sha256": hexadecimal(&verdict.image_hash),
         "policy-sha256": hexadecimal(&verdict.policy_hash),
+        "tables-sha256": hexadecimal(&verdict.tables_hash),
         "facts": verdict.facts,
         "programs": programs,
         "findings": findings,

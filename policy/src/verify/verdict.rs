@@ -145,6 +145,8 @@ pub struct Verdict {
     pub programs: Vec<ProgramSummary>,
     /// The policy hash, which the tables carry and the kernel prints.
     pub policy_hash: [u8; 32],
+    /// SHA-256 of the tables, which the kernel computes and prints.
+    pub tables_hash: [u8; 32],
     /// SHA-256 of the whole file.
     pub image_hash: [u8; 32],
     /// The number of facts of the tables that were compared with the policy.
@@ -169,6 +171,7 @@ impl Verdict {
             unaligned: Vec::new(),
             programs: Vec::new(),
             policy_hash: [0; 32],
+            tables_hash: [0; 32],
             image_hash: [0; 32],
             facts: 0,
             inventory: Inventory::default(),

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use cloister_bed::Guest;
 use cloister_bed::guest::State;
+use sha2::{Digest, Sha256};
 
 use support::{READY, assert_serves, client, connect, guest, ping, serving};
 
@@ -19,6 +20,41 @@ fn assert_page(bed: &cloister_bed::Bed, guest: &Guest) {
     let hash = line.split_whitespace().last().expect("hash");
     assert_eq!(hash.len(), 64, "{line}");
     assert!(page.contains(hash), "{hash} is not in\n{page}");
+}
+
+/// Returns the SHA-256 of the capability tables in the image's file, in hexadecimal. The kernel's
+/// constants begin with their address and length.
+fn tables_hash(guest: &Guest) -> String {
+    let file = std::fs::read(&guest.image).expect("an image");
+    let number =
+        |at: usize, size: usize| file[at..at + size].iter().rev().fold(0, |sum, byte| sum << 8 | u64::from(*byte));
+    // Offset in the file, address in the guest, and size, of each segment that is loaded.
+    let headers = (0..number(56, 2)).map(|index| (number(32, 8) + index * number(54, 2)) as usize);
+    let segments: Vec<(u32, usize, u64, u64)> = headers
+        .filter(|at| number(*at, 4) == 1)
+        .map(|at| (number(at + 4, 4) as u32, number(at + 8, 8) as usize, number(at + 24, 8), number(at + 32, 8)))
+        .collect();
+    // The kernel's are boot code, text and constants, in this order.
+    let (flags, constants, ..) = segments[2];
+    assert_eq!(flags, 4, "constants");
+    let (address, length) = (number(constants, 8), number(constants + 8, 8) as usize);
+    let holds = |(_, _, start, size): &&(u32, usize, u64, u64)| (*start..start + size).contains(&address);
+    let (_, offset, start, _) = segments.iter().find(holds).expect("the tables");
+    let at = offset + (address - start) as usize;
+    Sha256::digest(&file[at..at + length]).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[test]
+fn the_kernel_prints_the_hash_of_the_tables_that_are_in_the_file() {
+    let guest = guest("default");
+    let bed = serving("tables-hash", &guest);
+    let console = || std::fs::read_to_string(bed.guest_log(&guest.name)).unwrap_or_default();
+    let printed = || console().lines().find_map(|line| Some(line.split_once("tables SHA-256 ")?.1.trim().to_owned()));
+    let has_it = || printed().is_some();
+    bed.wait_for_guest(&guest, "the tables were being hashed", READY, &has_it)
+        .unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(printed(), Some(tables_hash(&guest)), "{}", console());
+    bed.finish(&[&guest.name]);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use cloister_bed::guest::State;
 use cloister_bed::{Bed, Config, Guest};
 
-use support::guest;
+use support::{READY, guest};
 
 /// The time within which a guest must detect it.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -32,14 +32,25 @@ fn assert_refuses(bed: &Bed, guest: &Guest, why: &str) {
 #[test]
 fn the_image_names_what_the_machine_lacks() {
     let plain = Guest { mac: None, ..guest("default") };
-    let bed =
-        Bed::start(&Config::for_guest("unsupported", &plain), &mut |_| {}).unwrap_or_else(|error| panic!("{error}"));
+    let bed = Bed::start(&Config::for_guest("unsupported", &guest("default")), &mut |_| {})
+        .unwrap_or_else(|error| panic!("{error}"));
     let named = |name: &str| Guest { name: name.to_owned(), ..plain.clone() };
     let with = |name: &str, extra: &str| Guest { extra: extra.to_owned(), ..named(name) };
     assert_refuses(&bed, &Guest { memory: 2, ..named("small") }, "too little memory");
     assert_refuses(&bed, &with("no-nx", "cpuid = \"host,nx=0\""), "no NX");
-    // The console and XenStore take two ports, and the timer needs a third: the hypercall is
-    // refused.
-    assert_refuses(&bed, &with("no-ports", "max_event_channels = 2"), "Xen refused EVTCHNOP_bind_virq");
+    // Enabling the instruction would be an exception.
+    assert_refuses(&bed, &with("no-syscall", "cpuid = \"host,syscall=0\""), "no `syscall`");
+    // The console and XenStore take two ports, and the timer needs a third. netfront needs two more.
+    let too_few = "no event channel left for this guest; the policy needs 5; set max_event_channels = 5 or more";
+    assert_refuses(&bed, &with("no-ports", "max_event_channels = 2"), too_few);
+    for ports in [3, 4] {
+        let name = format!("ports-{ports}");
+        let guest = Guest { mac: guest("default").mac, ..with(&name, &format!("max_event_channels = {ports}")) };
+        assert_refuses(&bed, &guest, too_few);
+    }
+    let enough = Guest { extra: "max_event_channels = 5".to_owned(), ..guest("default") };
+    bed.create(&enough, &mut |_| {}).unwrap_or_else(|error| panic!("{error}"));
+    bed.wait_for_http(&enough, READY, &mut |_| {}).unwrap_or_else(|error| panic!("{error}"));
+    bed.destroy_guest(&enough.name).unwrap_or_else(|error| panic!("{error}"));
     bed.finish(&[]);
 }

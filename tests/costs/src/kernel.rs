@@ -7,8 +7,9 @@ use std::rc::Rc;
 
 use cloister_caps::abi::{NO_DEADLINE, SYSTEM_CALL_INVOKE, SYSTEM_CALL_WAIT};
 use cloister_caps::tables::{Object, Tables};
-use cloister_caps::{Gfn, InvokeError, Operation, PAGE_SIZE, ServiceId, Slot, Status};
+use cloister_caps::{InvokeError, Operation, PAGE_SIZE, ServiceId, Slot, Status};
 use cloister_interfaces::System;
+use cloister_kernel_core::claims::{Claims, Owner};
 use cloister_kernel_core::memory::{FrameRange, FreeMemory};
 use cloister_kernel_core::placement::{BootRegions, place_regions};
 use cloister_kernel_core::{Kernel, Outcome};
@@ -46,7 +47,9 @@ impl Caller {
         let (end, queue) = ends.next().ok_or("the policy has no queue")?;
         let mut free = FreeMemory::new();
         free.add(FrameRange { start: 0x400, end: (32 << 20) / PAGE_SIZE as u64 });
-        let boot_regions = BootRegions { module: None, command_line: None, xenstore: Some(Gfn(0xF_EFFC)) };
+        let frames = FrameRange { start: 0xF_EFFC, end: 0xF_EFFD };
+        let xenstore = Claims::default().claim(Owner::XenStorePage, frames).map_err(|_| "the page has an owner")?;
+        let boot_regions = BootRegions { xenstore: Some(xenstore), ..BootRegions::default() };
         let placements =
             place_regions(&tables, &mut free, &boot_regions, 0).map_err(|_| "the regions have no place")?;
         let kernel = Rc::new(RefCell::new(Kernel::new(tables, placements, 0, 32 << 20)));

@@ -3,7 +3,8 @@
 
 use arbitrary::Arbitrary;
 use cloister_caps::tables::{Object, Tables};
-use cloister_caps::{EvtchnPort, Gfn, Operation, PAGE_SIZE, ServiceId, Status};
+use cloister_caps::{EvtchnPort, Operation, PAGE_SIZE, ServiceId, Status};
+use cloister_kernel_core::claims::{Claims, Owner};
 use cloister_kernel_core::memory::{FrameRange, FreeMemory};
 use cloister_kernel_core::placement::{BootRegions, Placements, place_regions};
 use cloister_kernel_core::{Kernel, Outcome};
@@ -69,8 +70,10 @@ impl<'t> Bench<'t> {
         let mut free = FreeMemory::new();
         free.add(FrameRange { start: 0x400, end: MEMORY });
         let before = free.free_frames();
-        let boot_regions =
-            BootRegions { module: Some((1 << 31, 5000)), command_line: None, xenstore: Some(Gfn(0xF_EFFC)) };
+        let mut claims = Claims::default();
+        let module = claims.claim(Owner::Module, FrameRange { start: 0x8_0000, end: 0x8_0002 }).ok()?;
+        let xenstore = claims.claim(Owner::XenStorePage, FrameRange { start: 0xF_EFFC, end: 0xF_EFFD }).ok()?;
+        let boot_regions = BootRegions { module: Some((module, 5000)), command_line: None, xenstore: Some(xenstore) };
         let placements = place_regions(&tables, &mut free, &boot_regions, 16).ok()?;
         disjoint(&tables, &placements);
         assert!(free.free_frames() <= before);

@@ -1,7 +1,8 @@
 //! A kernel under a policy, over the platform that checks what the kernel asks for.
 
 use cloister_caps::tables::Tables;
-use cloister_caps::{Gfn, Kind, Operation, PAGE_SIZE, ServiceId, Status};
+use cloister_caps::{Kind, Operation, PAGE_SIZE, ServiceId, Status};
+use cloister_kernel_core::claims::{Claims, Owner};
 use cloister_kernel_core::memory::{FrameRange, FreeMemory};
 use cloister_kernel_core::placement::{BootRegions, Placements, place_regions};
 use cloister_kernel_core::{Answer, Kernel, Outcome};
@@ -65,7 +66,9 @@ impl Bench {
     pub fn of(tables: Tables<'static>) -> Bench {
         let mut free = FreeMemory::new();
         free.add(FrameRange { start: 0x400, end: (32 << 20) / PAGE_SIZE as u64 });
-        let boot_regions = BootRegions { module: None, command_line: None, xenstore: Some(Gfn(0xF_EFFC)) };
+        let frames = FrameRange { start: 0xF_EFFC, end: 0xF_EFFD };
+        let xenstore = Claims::default().claim(Owner::XenStorePage, frames).unwrap();
+        let boot_regions = BootRegions { xenstore: Some(xenstore), ..BootRegions::default() };
         let placements = place_regions(&tables, &mut free, &boot_regions, 0).unwrap();
         Bench::at(tables, placements)
     }

@@ -8,9 +8,9 @@ use cloister_caps::abi::{NO_DEADLINE, SYSTEM_CALL_INVOKE, SYSTEM_CALL_WAIT};
 use cloister_caps::tables::{Access, MAX_SERVICES, Tables};
 use cloister_caps::{Gfn, InvokeError, Operation, PAGE_SIZE, RegionId, ServiceId, Slot, Status};
 use cloister_interfaces::{Memory, Notifications, Service};
-use cloister_kernel_core::boot::{BootError, MapEntry, Module, StartInfo};
+use cloister_kernel_core::boot::{MapEntry, Module, StartInfo};
+use cloister_kernel_core::claims::{ClaimError, GuestMemory, KernelLocation, SpecialPages};
 use cloister_kernel_core::clearing::{RestartStep, for_each_restart_step};
-use cloister_kernel_core::memory::{FreeMemory, KernelLocation, free_memory};
 use cloister_kernel_core::placement::{BootRegions, PlacementError, page_table_reserve, place_regions};
 use cloister_kernel_core::{FaultAction, Kernel, Outcome, Platform};
 
@@ -79,16 +79,18 @@ thread_local! {
     static RUNNING: RefCell<Option<(Rc<Machine>, ServiceId)>> = const { RefCell::new(None) };
 }
 
-/// Returns the free memory of a guest of `memory` bytes: what is above the kernel, without the boot
+/// Divides the memory of a guest of `memory` bytes up: what is above the kernel, without the boot
 /// module.
-fn free_memory_of(tables: &Tables<'_>, memory: u64, module: u64) -> Result<FreeMemory, BootError> {
+fn memory_of(tables: &Tables<'_>, memory: u64, module: u64) -> Result<GuestMemory, ClaimError> {
     let map = [MapEntry { address: KERNEL.start, length: memory - KERNEL.start, ram: true }];
     let info = StartInfo {
         module: (module > 0).then_some(Module { address: MODULE, length: module }),
         ..StartInfo::default()
     };
-    let kernel = (KERNEL.start, KERNEL.end - KERNEL.start);
-    free_memory(&info, &map, tables, &KernelLocation { kernel, tables: kernel })
+    // The kernel includes the tables.
+    let location = KernelLocation { kernel: (KERNEL.start, KERNEL.end - KERNEL.start), tables: (0, 0) };
+    let pages = SpecialPages { xenstore: Some(Gfn(XENSTORE_FRAME)), console: None };
+    GuestMemory::divide(&info, &map, tables, &location, &pages)
 }
 
 /// A simulated machine.
@@ -113,11 +115,12 @@ impl Machine {
         let tables = Tables::parse(setup.tables.leak()).expect("tables that the policy compiler made");
         let mut xen = Xen::new(setup.seed);
         let module = setup.module.len() as u64;
-        let mut free = free_memory_of(&tables, setup.memory, module).expect("a guest has memory");
+        let divided = memory_of(&tables, setup.memory, module).expect("a guest has memory");
+        let mut free = divided.free;
         let boot_regions = BootRegions {
-            module: (module > 0).then_some((MODULE, module)),
-            command_line: free.take(1).map(|frames| (frames.first(), setup.command_line.len() as u64)),
-            xenstore: Some(Gfn(XENSTORE_FRAME)),
+            module: divided.module,
+            command_line: free.take(1).map(|frames| (frames, setup.command_line.len() as u64)),
+            xenstore: divided.xenstore,
         };
         let reserve = page_table_reserve(&tables, free.free_frames());
         let placements = place_regions(&tables, &mut free, &boot_regions, reserve)?;
