@@ -237,6 +237,12 @@ impl Connection {
         }
     }
 
+    /// Returns when something last happened that its application had part in. One without an
+    /// application comes before all others.
+    pub(super) fn last_used(&self) -> Instant {
+        self.stream.as_ref().map_or(Instant::START, AppStream::last_report)
+    }
+
     /// Returns the deadlines of a connection that its application has closed, extended by what its
     /// peer has taken.
     pub(super) fn update_closing(&mut self, now: Instant) -> Closing {

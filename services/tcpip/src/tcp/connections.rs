@@ -15,18 +15,19 @@ use arrayvec::ArrayVec;
 use cloister_collections::{Lists, Timers};
 use cloister_interfaces::Instant;
 use cloister_interfaces::rules::ClientIndex;
-use cloister_interfaces::socket::{ConnectionId, Layout};
+use cloister_interfaces::socket::{ConnectionId, Layout, SourceId};
 use smoltcp::iface::SocketSet;
 use smoltcp::socket::tcp::{self, State};
 use smoltcp::wire::IpAddress;
 
 use crate::segment::Segment;
-use crate::table::{Key, Table};
+use crate::table::{Key, Source, Table};
 use crate::tcp::app_stream::{AppStream, Peer, discard};
 use crate::tcp::buffers::{BufferPlan, MakeBuffer};
 use crate::tcp::connection::{Connection, SILENCE_LIMIT, Stage};
 use crate::tcp::limits::{CLIENTS, CONNECTIONS_PER_TIME_WAIT, MAX_PORTS};
 use crate::tcp::recovery::Recovery;
+use crate::tcp::sources::Sources;
 use crate::tcp::time_wait::TimeWait;
 
 /// Below this many free connections, applications are notified of pressure, however many
@@ -36,6 +37,11 @@ const MAX_LOW_MARK: usize = 32;
 const HALF_OPEN_TIME: Duration = Duration::from_secs(5);
 /// The largest number of closing connections that are examined for one that can make room.
 const MAX_EXAMINED: usize = 4;
+/// The largest number of half-open connections, the oldest ones, and of those of one source that
+/// are searched for one that gives way.
+const MAX_SEARCHED: usize = 32;
+/// The largest number of connections that are kept free for sources that hold less than others.
+const MAX_RESERVE: usize = 16;
 /// The time to wait for the peer's FIN after everything was delivered.
 const FIN_WAIT_TIME: Duration = Duration::from_secs(10);
 /// The time that a reset may take to be sent.
@@ -54,6 +60,10 @@ const CLOSING_LIST: usize = 2;
 pub struct Connections {
     connections: Vec<Connection>,
     table: Table,
+    /// The sources that hold open or closing connections.
+    sources: Sources,
+    /// The number of connections that are kept free for sources that hold less than others.
+    reserve: usize,
     /// Connections in TIME-WAIT that have no socket any more.
     pub time_wait: TimeWait,
     /// Connections without a peer, with large buffers and with small ones. The one that was used
@@ -81,6 +91,8 @@ impl Connections {
         Connections {
             connections: (0..count).map(|_| Connection::unused()).collect(),
             table: Table::new(count, random),
+            sources: Sources::new(count, random),
+            reserve: (count / 16).clamp((count / 8).min(2), MAX_RESERVE),
             time_wait: TimeWait::new(count / CONNECTIONS_PER_TIME_WAIT, random),
             idle: [large.rev().map(ConnectionId).collect(), small.rev().map(ConnectionId).collect()],
             lists: Lists::new(count).unwrap_or_default(),
@@ -122,15 +134,20 @@ impl Connections {
         self.busy == 0
     }
 
-    /// Returns how many connections can still be opened. Half-open and delivered ones count,
-    /// because they make room.
-    pub fn free_count(&self) -> usize {
+    /// Returns how many connections can still be opened, with those that are kept free. Half-open
+    /// and delivered ones count, because they make room.
+    fn all_free(&self) -> usize {
         self.idle.iter().map(Vec::len).sum::<usize>() + self.lists.len(DELIVERED_LIST) + self.lists.len(HALF_OPEN_LIST)
+    }
+
+    /// Returns how many connections any source can still open.
+    pub fn free_count(&self) -> usize {
+        self.all_free().saturating_sub(self.reserve)
     }
 
     /// Returns the number of free connections below which applications are notified of pressure.
     pub fn low_mark(&self) -> usize {
-        (self.connections.len() / 4).clamp(1, MAX_LOW_MARK)
+        (self.connections.len() / 4).min(MAX_LOW_MARK).saturating_sub(self.reserve).max(1)
     }
 
     /// Returns `true` if `client` listens to any port.
@@ -208,7 +225,7 @@ impl Connections {
     /// Returns `None` if there is no room, or if no application listens to the port.
     pub fn open(&mut self, segment: &Segment, peer_mss: NonZeroU16, now: Instant) -> Option<ConnectionId> {
         let client = self.port_owner(segment.port)?;
-        let id = self.allocate(now)?;
+        let id = self.allocate(segment.key.source(), now)?;
         let connection = self.get(id)?;
         connection.socket()?.listen(segment.port).ok()?;
         (connection.client, connection.peer_mss) = (client, peer_mss);
@@ -221,17 +238,27 @@ impl Connections {
         Some(id)
     }
 
-    /// Returns a connection without a peer, with a closed socket.
+    /// Returns a connection without a peer, with a closed socket, for a SYN of `source`.
     ///
-    /// If all are in use, room is made by a connection that only waits, by one whose peer takes too
-    /// little of what is left, or by the oldest half-open one. So a flood of SYNs delays other
-    /// peers, but does not lock them out.
-    fn allocate(&mut self, now: Instant) -> Option<ConnectionId> {
+    /// While few are free, only a source that holds less than another gets one, or one that holds
+    /// none: [`Self::admit`] makes room for it. If all are in use, a connection that only waits or
+    /// a half-open one makes room. So a flood of SYNs delays other peers, but does not lock them
+    /// out.
+    fn allocate(&mut self, source: Source, now: Instant) -> Option<ConnectionId> {
+        if self.free_count() == 0 {
+            if let Some(slow) = self.reclaim_slow(source, now) {
+                self.release(slow);
+            }
+            let held = self.sources.held(source);
+            if self.free_count() == 0 && held > 0 && held + 1 >= self.sources.most() {
+                return None;
+            }
+        }
         loop {
             let [large, small] = &mut self.idle;
             let Some(id) = large.pop().or_else(|| small.pop()) else {
-                let spare = self.front(DELIVERED_LIST).or_else(|| self.reclaim_slow(now));
-                self.release(spare.or(self.front(HALF_OPEN_LIST))?);
+                let spare = self.front(DELIVERED_LIST).or_else(|| self.weakest_half_open(source));
+                self.release(spare?);
                 continue;
             };
             let large = usize::from(id.0) < self.layout.large;
@@ -255,21 +282,51 @@ impl Connections {
         }
     }
 
-    /// Returns a closing connection whose peer has taken too little for too long. If there is none
-    /// whose application knows of its end, resets a few, which make room for the next caller.
+    /// Returns the half-open connection that makes room for a SYN of `source`.
+    ///
+    /// SYNs may have forged addresses. So sources that hold connections, and all others, have half
+    /// of the half-open ones each, if they need as many; within each half, the source that has the
+    /// most gives way, and of its connections the oldest.
     #[inline(never)] // Rarely called.
-    fn reclaim_slow(&mut self, now: Instant) -> Option<ConnectionId> {
+    fn weakest_half_open(&mut self, source: Source) -> Option<ConnectionId> {
+        let mut oldest = ArrayVec::<(ConnectionId, Source, bool), MAX_SEARCHED>::new();
+        for id in self.lists.iter(HALF_OPEN_LIST).take(MAX_SEARCHED) {
+            let other = self.table.key(id)?.source();
+            oldest.push((ConnectionId(id), other, self.sources.held(other) > 0));
+        }
+        let is_known = self.sources.held(source) > 0;
+        let count = |counts: &dyn Fn(Source, bool) -> bool| {
+            let counted = oldest.iter().filter(|(_, other, known)| counts(*other, *known)).count();
+            counted + usize::from(counts(source, is_known))
+        };
+        let halves = [false, true].map(|half| count(&|_, known| known == half));
+        // Of equals, the last one is taken.
+        let weakest = oldest
+            .iter()
+            .rev()
+            .max_by_key(|(_, source, known)| (halves.get(usize::from(*known)), count(&|other, _| other == *source)));
+        weakest.map(|(id, ..)| *id)
+    }
+
+    /// Returns a closing connection whose peer has taken too little for too long. If there is none
+    /// whose application knows of its end, resets a few, which make room for the next caller. It
+    /// spares those of sources that hold less than `source`.
+    #[inline(never)] // Rarely called.
+    fn reclaim_slow(&mut self, source: Source, now: Instant) -> Option<ConnectionId> {
+        let held = self.sources.held(source);
         for _ in 0..self.lists.len(CLOSING_LIST).min(MAX_EXAMINED) {
             let id = self.front(CLOSING_LIST)?;
+            let spared = self.sources.held_with(id) < held;
             let connection = self.get(id)?;
             let reset = connection.socket().is_none_or(|socket| socket.state() == State::Closed);
-            if reset || connection.update_closing(now).spared > now {
+            if spared || reset || connection.update_closing(now).spared > now {
                 self.lists.move_to_back(id.0, CLOSING_LIST);
                 continue;
             }
-            let Some(stream) = &mut connection.stream else { return Some(id) };
-            stream.detach();
-            self.abort(id, now);
+            if connection.stream.is_none() {
+                return Some(id);
+            }
+            self.reset(id, now);
         }
         None
     }
@@ -285,6 +342,38 @@ impl Connections {
         Some(until)
     }
 
+    /// Gives a connection that has just opened to its application.
+    ///
+    /// If fewer are free than are kept, one of the source that holds the most is reset for it. If
+    /// no source holds more than its own, it is reset itself, unless it is the only one of its
+    /// source.
+    fn admit(&mut self, id: ConnectionId, now: Instant) {
+        let (held, most) = (self.sources.held_with(id), self.sources.most());
+        if self.all_free() < self.reserve && most > 1 {
+            let Connections { sources, connections, .. } = self;
+            let last_used = |id: &ConnectionId| connections.get(usize::from(id.0)).map(Connection::last_used);
+            match sources.of_largest(MAX_SEARCHED).min_by_key(last_used) {
+                Some(other) if held < most => self.reset(other, now),
+                _ => return self.abort(id, now),
+            }
+        }
+        let source = self.sources.number(id);
+        let Some(connection) = self.get(id) else { return };
+        let client = connection.client;
+        match connection.socket().zip(source).and_then(|(socket, source)| peer(socket, source)) {
+            Some(peer) => connection.stream = Some(AppStream::new(client, peer, now)),
+            None => self.release(id),
+        }
+    }
+
+    /// Resets a connection, and notifies its application.
+    pub fn reset(&mut self, id: ConnectionId, now: Instant) {
+        if let Some(stream) = self.get(id).and_then(|connection| connection.stream.as_mut()) {
+            stream.detach();
+        }
+        self.abort(id, now);
+    }
+
     /// Changes a connection's stage.
     fn set_stage(&mut self, id: ConnectionId, stage: Stage) {
         let Some(connection) = self.get(id) else { return };
@@ -292,7 +381,13 @@ impl Connections {
             connection.closing = None;
         }
         let old = core::mem::replace(&mut connection.stage, stage);
+        let reset = connection.socket().is_none_or(|socket| socket.state() == State::Closed);
         self.busy = self.busy + usize::from(stage.is_busy()) - usize::from(old.is_busy());
+        match (stage, self.table.key(id.0)) {
+            (Stage::Open, Some(key)) => self.sources.add(id, key.source()),
+            (Stage::Lingering { .. }, _) if !reset => {}
+            _ => self.sources.remove(id),
+        }
         let (list, until) = match stage {
             Stage::Unused | Stage::Open => return self.lists.remove(id.0),
             Stage::HalfOpen { until } => (HALF_OPEN_LIST, until),
@@ -357,15 +452,13 @@ impl Connections {
     #[inline(never)] // Rarely called, and long.
     fn follow_state(&mut self, id: ConnectionId, stage: Stage, state: State, now: Instant) {
         let Some(connection) = self.get(id) else { return };
-        let client = connection.client;
         let Some(socket) = connection.socket() else { return };
         let gone = socket.remote_endpoint().is_none();
         match (stage, state) {
             (Stage::HalfOpen { until }, State::Established | State::CloseWait) => {
-                let Some(peer) = peer(socket) else { return self.release(id) };
-                connection.stream = Some(AppStream::new(client, peer));
                 connection.recovery.opened(until.since(now), HALF_OPEN_TIME);
                 self.set_stage(id, Stage::Open);
+                self.admit(id, now);
             }
             // The peer has reset it, or the segment was not a valid SYN.
             (Stage::HalfOpen { .. }, State::Listen | State::Closed) => self.release(id),
@@ -464,8 +557,8 @@ impl Connections {
     }
 }
 
-fn peer(socket: &tcp::Socket<'_>) -> Option<Peer> {
+fn peer(socket: &tcp::Socket<'_>, source: SourceId) -> Option<Peer> {
     let (remote, local) = (socket.remote_endpoint()?, socket.local_endpoint()?);
     let IpAddress::Ipv4(address) = remote.addr;
-    Some(Peer { address: address.octets(), port: remote.port, local_port: local.port })
+    Some(Peer { address: address.octets(), port: remote.port, local_port: local.port, source })
 }
