@@ -237,10 +237,13 @@ impl Connection {
         }
     }
 
-    /// Returns when something last happened that its application had part in. One without an
-    /// application comes before all others.
+    /// Returns when its peer or its application last did something.
     pub(super) fn last_used(&self) -> Instant {
-        self.stream.as_ref().map_or(Instant::START, AppStream::last_report)
+        match (&self.closing, &self.stream) {
+            (Some(closing), _) => closing.last_used(),
+            (None, Some(stream)) => stream.last_report(),
+            (None, None) => Instant::START,
+        }
     }
 
     /// Returns the deadlines of a connection that its application has closed, extended by what its

@@ -6,6 +6,8 @@
 //! its own, so that smoltcp looks only at the one that a segment is for. Nothing is ever searched
 //! for among all connections.
 
+mod admission;
+
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::num::NonZeroU16;
@@ -15,14 +17,13 @@ use arrayvec::ArrayVec;
 use cloister_collections::{Lists, Timers};
 use cloister_interfaces::Instant;
 use cloister_interfaces::rules::ClientIndex;
-use cloister_interfaces::socket::{ConnectionId, Layout, SourceId};
+use cloister_interfaces::socket::{ConnectionId, Layout};
 use smoltcp::iface::SocketSet;
-use smoltcp::socket::tcp::{self, State};
-use smoltcp::wire::IpAddress;
+use smoltcp::socket::tcp::State;
 
 use crate::segment::Segment;
-use crate::table::{Key, Source, Table};
-use crate::tcp::app_stream::{AppStream, Peer, discard};
+use crate::table::{Key, Table};
+use crate::tcp::app_stream::discard;
 use crate::tcp::buffers::{BufferPlan, MakeBuffer};
 use crate::tcp::connection::{Connection, SILENCE_LIMIT, Stage};
 use crate::tcp::limits::{CLIENTS, CONNECTIONS_PER_TIME_WAIT, MAX_PORTS};
@@ -35,11 +36,6 @@ use crate::tcp::time_wait::TimeWait;
 const MAX_LOW_MARK: usize = 32;
 /// The time that a peer may take to answer our SYN.
 const HALF_OPEN_TIME: Duration = Duration::from_secs(5);
-/// The largest number of closing connections that are examined for one that can make room.
-const MAX_EXAMINED: usize = 4;
-/// The largest number of half-open connections, the oldest ones, and of those of one source that
-/// are searched for one that gives way.
-const MAX_SEARCHED: usize = 32;
 /// The largest number of connections that are kept free for sources that hold less than others.
 const MAX_RESERVE: usize = 16;
 /// The time to wait for the peer's FIN after everything was delivered.
@@ -225,7 +221,8 @@ impl Connections {
     /// Returns `None` if there is no room, or if no application listens to the port.
     pub fn open(&mut self, segment: &Segment, peer_mss: NonZeroU16, now: Instant) -> Option<ConnectionId> {
         let client = self.port_owner(segment.port)?;
-        let id = self.allocate(segment.key.source(), now)?;
+        self.make_room(segment.key.source(), now)?;
+        let id = self.allocate()?;
         let connection = self.get(id)?;
         connection.socket()?.listen(segment.port).ok()?;
         (connection.client, connection.peer_mss) = (client, peer_mss);
@@ -238,27 +235,13 @@ impl Connections {
         Some(id)
     }
 
-    /// Returns a connection without a peer, with a closed socket, for a SYN of `source`.
-    ///
-    /// While few are free, only a source that holds less than another gets one, or one that holds
-    /// none: [`Self::admit`] makes room for it. If all are in use, a connection that only waits or
-    /// a half-open one makes room. So a flood of SYNs delays other peers, but does not lock them
-    /// out.
-    fn allocate(&mut self, source: Source, now: Instant) -> Option<ConnectionId> {
-        if self.free_count() == 0 {
-            if let Some(slow) = self.reclaim_slow(source, now) {
-                self.release(slow);
-            }
-            let held = self.sources.held(source);
-            if self.free_count() == 0 && held > 0 && held + 1 >= self.sources.most() {
-                return None;
-            }
-        }
+    /// Returns a connection without a peer, with a closed socket: an idle one, or one that only
+    /// waits. Returns `None` if there is none.
+    fn allocate(&mut self) -> Option<ConnectionId> {
         loop {
             let [large, small] = &mut self.idle;
             let Some(id) = large.pop().or_else(|| small.pop()) else {
-                let spare = self.front(DELIVERED_LIST).or_else(|| self.weakest_half_open(source));
-                self.release(spare?);
+                self.release(self.front(DELIVERED_LIST)?);
                 continue;
             };
             let large = usize::from(id.0) < self.layout.large;
@@ -270,7 +253,7 @@ impl Connections {
             let Some(mut socket) = self.buffers.socket(large, self.make) else { continue };
             socket.set_nagle_enabled(false);
             // An acknowledgement that may be delayed waits until our next turn
-            // ([`AppStream::delays_ack`]), and no longer.
+            // ([`AppStream::delays_ack`](super::app_stream::AppStream::delays_ack)), and no longer.
             socket.set_ack_delay(None);
             socket.set_timeout(Some(SILENCE_LIMIT));
             socket.set_keep_alive(Some(KEEP_ALIVE));
@@ -282,55 +265,6 @@ impl Connections {
         }
     }
 
-    /// Returns the half-open connection that makes room for a SYN of `source`.
-    ///
-    /// SYNs may have forged addresses. So sources that hold connections, and all others, have half
-    /// of the half-open ones each, if they need as many; within each half, the source that has the
-    /// most gives way, and of its connections the oldest.
-    #[inline(never)] // Rarely called.
-    fn weakest_half_open(&mut self, source: Source) -> Option<ConnectionId> {
-        let mut oldest = ArrayVec::<(ConnectionId, Source, bool), MAX_SEARCHED>::new();
-        for id in self.lists.iter(HALF_OPEN_LIST).take(MAX_SEARCHED) {
-            let other = self.table.key(id)?.source();
-            oldest.push((ConnectionId(id), other, self.sources.held(other) > 0));
-        }
-        let is_known = self.sources.held(source) > 0;
-        let count = |counts: &dyn Fn(Source, bool) -> bool| {
-            let counted = oldest.iter().filter(|(_, other, known)| counts(*other, *known)).count();
-            counted + usize::from(counts(source, is_known))
-        };
-        let halves = [false, true].map(|half| count(&|_, known| known == half));
-        // Of equals, the last one is taken.
-        let weakest = oldest
-            .iter()
-            .rev()
-            .max_by_key(|(_, source, known)| (halves.get(usize::from(*known)), count(&|other, _| other == *source)));
-        weakest.map(|(id, ..)| *id)
-    }
-
-    /// Returns a closing connection whose peer has taken too little for too long. If there is none
-    /// whose application knows of its end, resets a few, which make room for the next caller. It
-    /// spares those of sources that hold less than `source`.
-    #[inline(never)] // Rarely called.
-    fn reclaim_slow(&mut self, source: Source, now: Instant) -> Option<ConnectionId> {
-        let held = self.sources.held(source);
-        for _ in 0..self.lists.len(CLOSING_LIST).min(MAX_EXAMINED) {
-            let id = self.front(CLOSING_LIST)?;
-            let spared = self.sources.held_with(id) < held;
-            let connection = self.get(id)?;
-            let reset = connection.socket().is_none_or(|socket| socket.state() == State::Closed);
-            if spared || reset || connection.update_closing(now).spared > now {
-                self.lists.move_to_back(id.0, CLOSING_LIST);
-                continue;
-            }
-            if connection.stream.is_none() {
-                return Some(id);
-            }
-            self.reset(id, now);
-        }
-        None
-    }
-
     /// Keeps a closed connection while not everything was sent. Returns its deadline.
     pub fn keep_closing(&mut self, id: ConnectionId, now: Instant) -> Option<Instant> {
         let connection = self.get(id)?;
@@ -340,30 +274,6 @@ impl Connections {
             self.lists.move_to_back(id.0, CLOSING_LIST);
         }
         Some(until)
-    }
-
-    /// Gives a connection that has just opened to its application.
-    ///
-    /// If fewer are free than are kept, one of the source that holds the most is reset for it. If
-    /// no source holds more than its own, it is reset itself, unless it is the only one of its
-    /// source.
-    fn admit(&mut self, id: ConnectionId, now: Instant) {
-        let (held, most) = (self.sources.held_with(id), self.sources.most());
-        if self.all_free() < self.reserve && most > 1 {
-            let Connections { sources, connections, .. } = self;
-            let last_used = |id: &ConnectionId| connections.get(usize::from(id.0)).map(Connection::last_used);
-            match sources.of_largest(MAX_SEARCHED).min_by_key(last_used) {
-                Some(other) if held < most => self.reset(other, now),
-                _ => return self.abort(id, now),
-            }
-        }
-        let source = self.sources.number(id);
-        let Some(connection) = self.get(id) else { return };
-        let client = connection.client;
-        match connection.socket().zip(source).and_then(|(socket, source)| peer(socket, source)) {
-            Some(peer) => connection.stream = Some(AppStream::new(client, peer, now)),
-            None => self.release(id),
-        }
     }
 
     /// Resets a connection, and notifies its application.
@@ -555,10 +465,4 @@ impl Connections {
     pub fn layout(&self) -> &Layout {
         &self.layout
     }
-}
-
-fn peer(socket: &tcp::Socket<'_>, source: SourceId) -> Option<Peer> {
-    let (remote, local) = (socket.remote_endpoint()?, socket.local_endpoint()?);
-    let IpAddress::Ipv4(address) = remote.addr;
-    Some(Peer { address: address.octets(), port: remote.port, local_port: local.port, source })
 }

@@ -74,9 +74,14 @@ impl Sources {
         self.number(id).map_or(0, |SourceId(number)| self.shares.of(number))
     }
 
+    /// Returns the number of `source`, if it holds a connection.
+    pub fn find(&mut self, source: Source) -> Option<SourceId> {
+        self.table.find(source.key()).map(SourceId)
+    }
+
     /// Returns how many connections `source` holds.
     pub fn held(&mut self, source: Source) -> u16 {
-        self.table.find(source.key()).map_or(0, |number| self.shares.of(number))
+        self.find(source).map_or(0, |SourceId(number)| self.shares.of(number))
     }
 
     /// Returns the largest number of connections that a source holds.
@@ -84,9 +89,13 @@ impl Sources {
         self.shares.largest()
     }
 
-    /// Returns up to `count` connections of a source that holds the most, others each time.
-    pub fn of_largest(&mut self, count: usize) -> impl Iterator<Item = ConnectionId> + '_ {
-        let largest = self.shares.first().unwrap_or(NONE);
+    /// Returns a source that holds the most connections.
+    pub fn largest(&self) -> Option<SourceId> {
+        self.shares.first().map(SourceId)
+    }
+
+    /// Returns up to `count` connections of a source, others each time.
+    pub fn connections(&mut self, SourceId(source): SourceId, count: usize) -> impl Iterator<Item = ConnectionId> + '_ {
         let Sources { of, hand, .. } = self;
         let length = of.len();
         (0..length)
@@ -94,7 +103,7 @@ impl Sources {
                 *hand = if *hand + 1 < length { *hand + 1 } else { 0 };
                 *hand
             })
-            .filter(move |index| of.get(*index) == Some(&largest))
+            .filter(move |index| of.get(*index) == Some(&source))
             .map(|index| ConnectionId(index as u16))
             .take(count)
     }
@@ -134,7 +143,8 @@ mod tests {
                 }
                 let most = (0..30).map(held).max().unwrap_or(0);
                 prop_assert_eq!(sources.most(), most);
-                let largest: Vec<ConnectionId> = sources.of_largest(count).collect();
+                let largest = sources.largest().expect("there are some");
+                let largest: Vec<ConnectionId> = sources.connections(largest, count).collect();
                 prop_assert_eq!(largest.len(), usize::from(most));
                 prop_assert!(largest.iter().all(|id| map[id] == map[&largest[0]]));
                 let mut numbers = HashMap::new();
@@ -151,7 +161,8 @@ mod tests {
     fn a_search_goes_on_where_the_last_one_ended() {
         let mut sources = Sources::new(6, 1);
         (0..6).for_each(|index| sources.add(ConnectionId(index), source(u8::from(index == 2))));
-        let mut found = || sources.of_largest(2).map(|id| id.0).collect::<Vec<_>>();
+        let largest = sources.largest().expect("it has five");
+        let mut found = || sources.connections(largest, 2).map(|id| id.0).collect::<Vec<_>>();
         assert_eq!([found(), found(), found()], [[1, 3], [4, 5], [0, 1]]);
     }
 }
