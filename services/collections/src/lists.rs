@@ -80,6 +80,12 @@ impl<const N: usize> Lists<N> {
         self.ends.get(list).map(|(first, _, _)| *first).filter(|first| *first != NONE)
     }
 
+    /// Returns the numbers of `list`, the one that has been in it for longest first.
+    pub fn iter(&self, list: usize) -> impl Iterator<Item = u16> + '_ {
+        let after = |number: &u16| self.nodes.get(usize::from(*number)).map(|node| node.next);
+        core::iter::successors(self.front(list), move |number| after(number).filter(|next| *next != NONE))
+    }
+
     /// Moves `number` from the list that it is in, if any, to the end of `list`.
     pub fn move_to_back(&mut self, number: u16, list: usize) {
         self.remove(number);
@@ -157,6 +163,7 @@ mod tests {
             }
             for (list, queue) in queues.iter().enumerate() {
                 assert_eq!((lists.front(list), lists.len(list)), (queue.front().copied(), queue.len()));
+                assert!(lists.iter(list).eq(queue.iter().copied()));
             }
         }
         for (list, queue) in queues.iter_mut().enumerate() {

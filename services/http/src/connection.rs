@@ -9,7 +9,7 @@ use core::fmt;
 use core::time::Duration;
 
 use cloister_interfaces::socket::{
-    BYTE_TIME, BYTE_TIME_PRESSED, ConnectionId, Constant, Layout, Request as SocketRequest, Ring,
+    BYTE_TIME, BYTE_TIME_PRESSED, ConnectionId, Constant, Layout, Request as SocketRequest, Ring, SourceId,
 };
 use cloister_interfaces::{Instant, Malformed};
 
@@ -17,6 +17,7 @@ use crate::cache::ResponseCache;
 use crate::head::{Head, MAX_HEAD};
 use crate::page;
 use crate::response::{AfterResponse, Context, Sink};
+use crate::tally::Standing;
 
 /// The time that a new connection may take to send its first request, and any connection to
 /// complete one.
@@ -158,6 +159,8 @@ pub struct Connection {
     after_response: AfterResponse,
     /// It has answered a request.
     served: bool,
+    /// The number of its peer's address.
+    source: SourceId,
     /// The position of the next byte to read in the in ring.
     in_position: u32,
     /// The number of received bytes from there on.
@@ -227,8 +230,9 @@ enum Remaining {
 
 impl Connection {
     /// Starts a connection that was just accepted.
-    pub fn accept(&mut self, now: Instant) {
-        *self = Connection { state: State::Open, last_progress: now, ready: self.ready, ..Connection::default() };
+    pub fn accept(&mut self, source: SourceId, now: Instant) {
+        let ready = self.ready;
+        *self = Connection { state: State::Open, source, last_progress: now, ready, ..Connection::default() };
     }
 
     /// Forgets the connection. Its index is free.
@@ -251,9 +255,14 @@ impl Connection {
         !matches!(self.state, State::Free)
     }
 
-    /// Returns `true` if the index will soon be free.
-    pub fn is_ending(&self) -> bool {
-        matches!(self.state, State::Ending(_) | State::Ended)
+    /// Returns what it counts as.
+    #[inline]
+    pub fn standing(&self) -> Standing {
+        match self.state {
+            State::Free => Standing::Free,
+            State::Open | State::Discarding => Standing::Held(self.source),
+            State::Ending(_) | State::Ended => Standing::Ending,
+        }
     }
 
     /// Returns since when it has only waited for a request.

@@ -23,6 +23,7 @@ pub mod request;
 pub mod response;
 mod server;
 pub mod site;
+pub mod tally;
 
 use cloister_interfaces::{Memory, Service, System};
 

@@ -7,7 +7,7 @@ use core::time::Duration;
 use cloister_caps::abi::info;
 use cloister_collections::{Lists, Timers};
 use cloister_interfaces::capability::{Clock, Console};
-use cloister_interfaces::socket::{ConnectionId, Layout, Reply, Request, Socket};
+use cloister_interfaces::socket::{ConnectionId, Layout, Reply, Request, Socket, SourceId};
 use cloister_interfaces::{Client, Instant, Memory, Notifications, Service, System};
 
 use crate::cache::ResponseCache;
@@ -17,6 +17,7 @@ use crate::date::Stamp;
 use crate::head::Head;
 use crate::response::Context;
 use crate::site::Site;
+use crate::tally::Tally;
 
 /// The port that is served.
 const PORT: u16 = 80;
@@ -31,6 +32,8 @@ const REQUEST_TIME_PRESSED: Duration = Duration::from_secs(3);
 const TRANSFER_INTERVAL: Duration = Duration::from_millis(25);
 /// The time between two readings of the date.
 const DATE_INTERVAL: Duration = Duration::from_secs(1);
+/// The largest number of connections of a list that are examined for one that is not spared.
+const MAX_EXAMINED: usize = 16;
 /// The largest number of messages handled in a pass.
 const MAX_MESSAGES: u32 = 256;
 
@@ -59,8 +62,8 @@ pub struct Http<S, M> {
     /// The connections that are idle, or whose request is not complete, the oldest first.
     reclaimable: Lists<2>,
     timers: Timers,
-    /// The number of connections whose indices will soon be free.
-    ending: usize,
+    /// The numbers of connections that end, and that each address holds.
+    tally: Tally,
     scratch: Vec<u8>,
     head: Box<Head>,
     cache: ResponseCache,
@@ -90,11 +93,13 @@ impl<S: System, M: Memory> Http<S, M> {
         let mut scratch = Vec::new();
         let mut ready = Vec::new();
         let (reclaimable, timers) = (Lists::new(layout.connections), Timers::new(layout.connections));
+        let tally = Tally::new(layout.connections);
         let room = connections.try_reserve_exact(layout.connections).is_ok()
             && ready.try_reserve_exact(layout.connections).is_ok()
             && scratch.try_reserve_exact(Layout::SMALL_IN).is_ok()
             && reclaimable.is_some()
-            && timers.is_some();
+            && timers.is_some()
+            && tally.is_some();
         if room {
             scratch.resize(Layout::SMALL_IN, 0);
         } else {
@@ -127,7 +132,7 @@ impl<S: System, M: Memory> Http<S, M> {
             ready,
             reclaimable: reclaimable.unwrap_or_default(),
             timers: timers.unwrap_or_default(),
-            ending: 0,
+            tally: tally.unwrap_or_default(),
             scratch,
             head,
             cache,
@@ -153,11 +158,11 @@ impl<S: System, M: Memory> Http<S, M> {
                 self.console.line(format_args!("listening on port {PORT}: http://{a}.{b}.{c}.{d}/"));
             }
             Reply::Pressure { free } => {
-                self.connections_needed = FREE_TARGET.saturating_sub(usize::from(free) + self.ending);
+                self.connections_needed = FREE_TARGET.saturating_sub(usize::from(free) + self.tally.ending());
                 self.idle_to_end = self.connections_needed.max(1);
             }
-            Reply::Accepted { connection, .. } => {
-                self.accept(connection, now);
+            Reply::Accepted { connection, source, .. } => {
+                self.accept(connection, source, now);
             }
             Reply::Received { connection, length, sent, constant } => {
                 let ring = self.layout.ring_in(connection);
@@ -207,14 +212,14 @@ impl<S: System, M: Memory> Http<S, M> {
 
     /// Handles a new connection.
     #[inline]
-    fn accept(&mut self, connection: ConnectionId, now: Instant) {
+    fn accept(&mut self, connection: ConnectionId, source: SourceId, now: Instant) {
         let index = usize::from(connection.0);
         if index >= self.connections.len() && index < self.max_connections {
             self.connections.resize_with(index + 1, Connection::default);
         }
         let unused = self.connections.get(index).is_some_and(|connection| !connection.in_use());
         if unused {
-            self.change(connection.0, |connection| connection.accept(now));
+            self.change(connection.0, |connection| connection.accept(source, now));
         } else {
             self.log_violation(Violation::Accepted);
         }
@@ -223,9 +228,9 @@ impl<S: System, M: Memory> Http<S, M> {
     /// Changes a connection and marks it as ready.
     fn change<R>(&mut self, index: u16, act: impl FnOnce(&mut Connection) -> R) -> Option<R> {
         let connection = self.connections.get_mut(usize::from(index))?;
-        let was = connection.is_ending();
+        let before = connection.standing();
         let result = act(connection);
-        self.ending = self.ending + usize::from(connection.is_ending()) - usize::from(was);
+        self.tally.update(before, connection.standing());
         if connection.set_ready() {
             self.ready.push(index);
         }
@@ -258,7 +263,8 @@ impl<S: System, M: Memory> Http<S, M> {
 
     /// Ends connections because others wait to connect. Returns when to look again.
     ///
-    /// First, `idle_to_end` of the connections that have been idle for longest; one that has been
+    /// Those of addresses that hold less than half as many as another are spared. Of the others,
+    /// first, `idle_to_end` of the connections that have been idle for longest; one that has been
     /// idle only for a moment may be about to send a request, and is spared. If more are needed,
     /// those whose requests have not been complete for long. Then the transfer that is farthest
     /// behind, one at a time, because peers that come back at once would take the places of many.
@@ -304,12 +310,16 @@ impl<S: System, M: Memory> Http<S, M> {
             .then(|| next.map_or(self.next_transfer_end, |next| next.min(self.next_transfer_end)))
     }
 
-    /// Returns the connection that has been in `list` for longest, and when its grace ends.
+    /// Returns the connection that has been in `list` for longest, of those that are not spared,
+    /// and when its grace ends.
     fn due(&self, list: usize, grace: Duration) -> Option<(u16, Instant)> {
-        let index = self.reclaimable.front(list)?;
-        // It was served after its last change, so the list is up to date.
-        let (_, since) = self.connections.get(usize::from(index))?.reclaimable()?;
-        Some((index, since + grace))
+        let mut oldest = self.reclaimable.iter(list).take(MAX_EXAMINED);
+        oldest.find_map(|index| {
+            let connection = self.connections.get(usize::from(index))?;
+            // It was served after its last change, so the list is up to date.
+            let (_, since) = connection.reclaimable()?;
+            (!self.tally.is_spared(connection.standing())).then_some((index, since + grace))
+        })
     }
 
     fn end_for_others(&mut self, index: u16) {
@@ -318,9 +328,11 @@ impl<S: System, M: Memory> Http<S, M> {
         self.connections_needed = self.connections_needed.saturating_sub(1);
     }
 
-    /// Returns the transfer that is farthest behind, and when it may be ended for others.
+    /// Returns the transfer that is farthest behind, of those that are not spared, and when it may
+    /// be ended for others.
     fn slowest(&self) -> Option<(Instant, u16)> {
-        let transfers = self.connections.iter().zip(0..);
+        let all = self.connections.iter().zip(0..);
+        let transfers = all.filter(|(connection, _)| !self.tally.is_spared(connection.standing()));
         transfers.filter_map(|(connection, index)| Some((connection.reclaimable_at()?, index))).min()
     }
 
@@ -368,7 +380,7 @@ impl<S: System, M: Memory> Http<S, M> {
         for at in 0..self.ready.len() {
             let Some(index) = self.ready.get(at).copied() else { break };
             let Some(connection) = self.connections.get_mut(usize::from(index)) else { continue };
-            let was = connection.is_ending();
+            let before = connection.standing();
             let mut again = connection.pump(usize::from(index), &mut workspace);
             if connection.is_expired(now) {
                 connection.expire(usize::from(index), &mut workspace);
@@ -376,7 +388,7 @@ impl<S: System, M: Memory> Http<S, M> {
             }
             let requests = &mut self.socket.requests;
             let sent = connection.send_requests(index, |ask| requests.push(&ask).is_ok());
-            self.ending = self.ending + usize::from(connection.is_ending()) - usize::from(was);
+            self.tally.update(before, connection.standing());
             connection.update_allowance(now);
             update_list_and_timer(connection, index, &mut self.reclaimable, &mut self.timers);
             more |= again;

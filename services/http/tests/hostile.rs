@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use cloister_caps::Slot;
 use cloister_http::{Caps, service};
 use cloister_interfaces::capability::{Clock, Console, Info};
-use cloister_interfaces::socket::{ConnectionId, Constant, Reply, Request, Socket};
+use cloister_interfaces::socket::{ConnectionId, Constant, Reply, Request, Socket, SourceId};
 use cloister_interfaces::{Memory, Notifications, Server, Service};
 use cloister_sim::archive::cpio;
 use cloister_sim::{Recorder, SharedMemory, channel};
@@ -77,7 +77,7 @@ impl Bench {
 const CONNECTION: ConnectionId = ConnectionId(1);
 
 fn accepted(connection: ConnectionId) -> Reply {
-    Reply::Accepted { connection, address: [10, 0, 0, 1], port: 5000, local_port: 80 }
+    Reply::Accepted { connection, address: [10, 0, 0, 1], port: 5000, local_port: 80, source: SourceId(0) }
 }
 
 #[test]

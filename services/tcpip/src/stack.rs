@@ -345,10 +345,7 @@ impl<S: System, M: Memory> Stack<S, M> {
         let (ack_delayed, closing) = (stream.delays_ack() && queued == 0, stream.closing);
         let end = if closing { self.connections.keep_closing(id, now) } else { None };
         if end.is_some_and(|end| end <= now) {
-            if let Some(stream) = self.connections.get(id).and_then(|connection| connection.stream.as_mut()) {
-                stream.detach();
-            }
-            self.connections.abort(id, now);
+            self.connections.reset(id, now);
             return false;
         }
         if let Some(at) = Instant::earlier(ack_delayed.then_some(now + ACK_DELAY), end) {

@@ -14,9 +14,27 @@ impl Key {
         Key(u64::from(u32::from_be_bytes(address)) << 32 | u64::from(port) << 16 | u64::from(local))
     }
 
+    /// Returns the peer's source.
+    pub fn source(self) -> Source {
+        Source(Key(self.0 >> 32 << 32))
+    }
+
     /// Returns the peer's address and port, and our port, in network byte order.
     pub fn bytes(self) -> [u8; 8] {
         self.0.to_be_bytes()
+    }
+}
+
+/// Whom connections count for: the peer's IPv4 address. Of an IPv6 address it would be the first 64
+/// bits, because one host has all addresses with them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Source(Key);
+
+impl Source {
+    /// Returns the key under which a table that has a source once finds it: with ports that no
+    /// connection has.
+    pub fn key(self) -> Key {
+        self.0
     }
 }
 
@@ -112,6 +130,14 @@ mod tests {
         for (index, (address, port, local)) in keys.into_iter().enumerate() {
             assert_eq!(table.find(Key::new(address, port, local)), Some(index as u16));
         }
+    }
+
+    #[test]
+    fn a_source_is_an_address_whatever_the_ports() {
+        let source = Key::new([10, 0, 0, 1], 1, 80).source();
+        assert_eq!(source, Key::new([10, 0, 0, 1], 65_535, 81).source());
+        assert_ne!(source, Key::new([10, 0, 0, 2], 1, 80).source());
+        assert_ne!(source, Key::new([11, 0, 0, 1], 1, 80).source());
     }
 
     proptest! {

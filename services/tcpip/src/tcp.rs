@@ -11,5 +11,6 @@ pub(crate) mod limits;
 pub(crate) mod opening;
 pub(crate) mod receive;
 pub mod recovery;
+pub(crate) mod sources;
 pub(crate) mod time_wait;
 pub(crate) mod transmit;

@@ -4,7 +4,7 @@ use arbitrary::Arbitrary;
 use cloister_caps::{Operation, Slot};
 use cloister_http::{Caps, service};
 use cloister_interfaces::capability::{Clock, Console, Info};
-use cloister_interfaces::socket::{ConnectionId, Reply, Request, Socket};
+use cloister_interfaces::socket::{ConnectionId, Reply, Request, Socket, SourceId};
 use cloister_interfaces::{Memory, Service};
 use cloister_sim::{ChannelMemory, SharedMemory, Tampered};
 
@@ -85,7 +85,7 @@ pub enum SocketStep {
 pub struct HostileTcpip(Bench);
 
 fn accepted(connection: ConnectionId) -> Reply {
-    Reply::Accepted { connection, address: ADDRESS, port: 5000, local_port: 80 }
+    Reply::Accepted { connection, address: ADDRESS, port: 5000, local_port: 80, source: SourceId(connection.0 % 3) }
 }
 
 fn check(requests: &[Request]) {

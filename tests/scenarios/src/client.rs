@@ -38,11 +38,35 @@ impl Client {
     /// # Panics
     /// As above.
     #[must_use]
-    pub fn of(mut wire: Wire) -> Self {
-        let config = Config::new(HardwareAddress::Ethernet(EthernetAddress([2, 0, 0, 0, 0, 9])));
+    pub fn of(wire: Wire) -> Self {
+        Self::at(wire, CLIENT, 9)
+    }
+
+    /// Creates a host with this address. `number` is the last byte of its link address.
+    ///
+    /// # Panics
+    /// As above.
+    #[must_use]
+    pub fn at(mut wire: Wire, address: IpAddress, number: u8) -> Self {
+        let config = Config::new(HardwareAddress::Ethernet(EthernetAddress([2, 0, 0, 0, 0, number])));
         let mut interface = Interface::new(config, &mut wire, Instant::from_micros(1_000_000));
-        interface.update_ip_addrs(|addresses| addresses.push(IpCidr::new(CLIENT, 24)).unwrap());
+        interface.update_ip_addrs(|addresses| addresses.push(IpCidr::new(address, 24)).unwrap());
         Client { wire, interface, sockets: SocketSet::new(vec![]), next_port: 49152 }
+    }
+
+    /// Takes the frames for this host, and those for all, from the frames to another, and gives
+    /// that one's wire the frames that this host sends.
+    pub fn share(&mut self, wire: &mut Wire) {
+        let HardwareAddress::Ethernet(own) = self.interface.hardware_addr();
+        let broadcast = |frame: &[u8]| frame.starts_with(EthernetAddress::BROADCAST.as_bytes());
+        wire.to_client.retain(|frame| {
+            let is_ours = frame.starts_with(own.as_bytes());
+            if is_ours || broadcast(frame) {
+                self.wire.to_client.push_back(frame.clone());
+            }
+            !is_ours
+        });
+        wire.to_server.append(&mut self.wire.to_server);
     }
 
     /// Receives and sends all frames that are ready at `nanoseconds`. Returns `true` if there was

@@ -28,6 +28,12 @@ impl Interface for Socket {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct ConnectionId(pub u16);
 
+/// The number of a peer's address among those that hold connections, below [`MAX_CONNECTIONS`]:
+/// connections of one address have the same number, those of different addresses different ones.
+/// Once an address holds none, tcpip uses its number for another.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct SourceId(pub u16);
+
 /// The time that a peer may take for each byte that it sends or takes: the least rate is 500 bytes
 /// a second.
 pub const BYTE_TIME: Duration = Duration::from_millis(2);
@@ -184,6 +190,8 @@ pub enum Reply {
         port: u16,
         /// The TCP port that it connected to.
         local_port: u16,
+        /// The number of its address.
+        source: SourceId,
     },
     /// `length` more bytes are in the connection's in ring. `sent` and `constant` report what a
     /// [`Reply::Sent`] before this reply would.
@@ -219,9 +227,13 @@ pub enum Reply {
         /// The connection.
         connection: ConnectionId,
     },
-    /// All but `free` connections are in use. The application should close one that is idle.
+    /// All but `free` of the connections that any peer may open are in use. The application should
+    /// close one that is idle, of an address that has many.
+    ///
+    /// tcpip keeps a few more for addresses that hold less than others, and resets connections of
+    /// the one that holds the most to keep them free.
     Pressure {
-        /// The number of free connections.
+        /// The number of connections that any peer may still open.
         free: u16,
     },
     /// The network is up, with this address, or down. When it is down, every connection and every
@@ -247,7 +259,13 @@ fn encode_header(writer: &mut Writer<'_>, tag: u16, connection: ConnectionId, le
 
 #[inline]
 fn decode_connection(reader: &mut Reader<'_>) -> Result<ConnectionId, Defect> {
-    reader.checked(Reader::u16, |index| (usize::from(index) < MAX_CONNECTIONS).then_some(ConnectionId(index)))
+    decode_index(reader).map(ConnectionId)
+}
+
+/// Decodes the index of a connection, or of one of its address.
+#[inline]
+fn decode_index(reader: &mut Reader<'_>) -> Result<u16, Defect> {
+    reader.checked(Reader::u16, |index| (usize::from(index) < MAX_CONNECTIONS).then_some(index))
 }
 
 impl Message for Request {
@@ -297,12 +315,13 @@ impl Message for Reply {
     #[inline]
     fn encode(&self, writer: &mut Writer<'_>) {
         match *self {
-            Reply::Accepted { connection, address, port, local_port } => {
+            Reply::Accepted { connection, address, port, local_port, source } => {
                 writer.u16(1);
                 writer.u16(connection.0);
                 writer.bytes(address);
                 writer.u16(port);
                 writer.u16(local_port);
+                writer.u16(source.0);
             }
             Reply::Received { connection, length, sent, constant } => {
                 encode_header(writer, 2, connection, length);
@@ -334,6 +353,7 @@ impl Message for Reply {
                 address: reader.bytes()?,
                 port: reader.u16()?,
                 local_port: reader.u16()?,
+                source: SourceId(decode_index(reader)?),
             }),
             2 => Ok(Reply::Received {
                 connection: decode_connection(reader)?,
@@ -381,7 +401,7 @@ mod tests {
             Request::Abort { connection: ConnectionId(0) },
         ]);
         check_round_trip(&[
-            Reply::Accepted { connection, address: [10, 0, 0, 1], port: 1, local_port: 2 },
+            Reply::Accepted { connection, address: [10, 0, 0, 1], port: 1, local_port: 2, source: SourceId(510) },
             Reply::Received { connection, length, sent: 3, constant: u32::MAX },
             Reply::Sent { connection, length, constant: 7 },
             Reply::PeerClosed { connection },
@@ -403,6 +423,7 @@ mod tests {
             (&[], 0, Defect::Tag),
             (&[8], 0, Defect::Tag),
             (&[1, 0, 0, 0x40], 2, Defect::Range),
+            (&[1, 0, 0, 0, 10, 0, 0, 1, 0, 1, 0, 2, 0, 0x40], 12, Defect::Range),
             (&[5, 0, 0, 0, 1], 4, Defect::Padding),
             (&[2, 0, 0xff, 0xff], 2, Defect::Range),
         ]);

@@ -4,7 +4,7 @@
 use core::time::Duration;
 
 use cloister_interfaces::rules::ClientIndex;
-use cloister_interfaces::socket::{ConnectionId, Constant, Reply, Request, Ring, Socket};
+use cloister_interfaces::socket::{ConnectionId, Constant, Reply, Request, Ring, Socket, SourceId};
 use cloister_interfaces::{Instant, Memory, Server, System};
 use smoltcp::socket::tcp;
 
@@ -34,6 +34,8 @@ pub struct Peer {
     pub port: u16,
     /// The port that it connected to.
     pub local_port: u16,
+    /// The number of its address among those that hold connections.
+    pub source: SourceId,
 }
 
 /// The memory that a connection's bytes come from and go to.
@@ -85,8 +87,8 @@ pub struct AppStream {
 }
 
 impl AppStream {
-    /// Creates the stream of a connection that was just accepted.
-    pub fn new(client: ClientIndex, peer: Peer) -> Self {
+    /// Creates the stream of a connection that is accepted now.
+    pub fn new(client: ClientIndex, peer: Peer, now: Instant) -> Self {
         AppStream {
             client,
             accepted: Some(peer),
@@ -99,13 +101,18 @@ impl AppStream {
             constant_offset: 0,
             constant_left: 0,
             unreported_constant: 0,
-            last_report: Instant::START,
+            last_report: now,
             quiet: false,
             peer_closed: Notice::Unsent,
             closed: Notice::Unsent,
             ack_delayed: false,
             closing: false,
         }
+    }
+
+    /// Returns when the application was last notified of bytes, or sent some.
+    pub fn last_report(&self) -> Instant {
+        self.last_report
     }
 
     /// Returns `true` if the stream has no socket any more.
@@ -307,8 +314,8 @@ impl AppStream {
     ) -> bool {
         let replies = &mut server.replies;
         let mut wake = false;
-        if let Some(Peer { address, port, local_port }) = self.accepted {
-            if replies.push(&Reply::Accepted { connection, address, port, local_port }).is_err() {
+        if let Some(Peer { address, port, local_port, source }) = self.accepted {
+            if replies.push(&Reply::Accepted { connection, address, port, local_port, source }).is_err() {
                 return true;
             }
             self.accepted = None;
@@ -395,7 +402,8 @@ mod tests {
 
     #[test]
     fn an_acknowledgement_is_delayed_for_new_bytes_and_never_twice_in_a_row() {
-        let mut stream = AppStream::new(ClientIndex(0), Peer { address: [10, 0, 0, 1], port: 5000, local_port: 80 });
+        let peer = Peer { address: [10, 0, 0, 1], port: 5000, local_port: 80, source: SourceId(0) };
+        let mut stream = AppStream::new(ClientIndex(0), peer, Instant::START);
         assert!(!stream.delays_ack(), "nothing came");
         stream.unreported_in = 1;
         assert_eq!([(); 4].map(|()| stream.delays_ack()), [true, false, true, false]);

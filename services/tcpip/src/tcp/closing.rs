@@ -8,7 +8,10 @@ use cloister_interfaces::socket::{BYTE_TIME, BYTE_TIME_PRESSED};
 /// Normally a peer may take nothing for a minute.
 const NORMAL: Allowance = Allowance { longest: Duration::from_secs(60), per_byte: BYTE_TIME };
 /// Under pressure, while its place is needed: three seconds.
-const PRESSURE: Allowance = Allowance { longest: Duration::from_secs(3), per_byte: BYTE_TIME_PRESSED };
+const PRESSURE: Allowance = Allowance { longest: SLOW_TIME, per_byte: BYTE_TIME_PRESSED };
+/// The time after which a connection gives way to a new one of its own source, if nothing has
+/// happened on it.
+pub const SLOW_TIME: Duration = Duration::from_secs(3);
 
 /// The time that a peer has left.
 struct Allowance {
@@ -42,6 +45,12 @@ impl Closing {
     /// Starts the deadlines of a connection that is closed now.
     pub fn new(unacked: u64, now: Instant) -> Self {
         Closing { unacked, until: now + NORMAL.longest, spared: now + PRESSURE.longest }
+    }
+
+    /// Returns when the peer last took enough: [`SLOW_TIME`] before the connection is no longer
+    /// spared.
+    pub fn last_used(&self) -> Instant {
+        Instant(self.spared.0.saturating_sub(SLOW_TIME.as_nanos() as u64))
     }
 
     /// Extends the deadlines by what the peer has acknowledged since the last call.

@@ -237,6 +237,15 @@ impl Connection {
         }
     }
 
+    /// Returns when its peer or its application last did something.
+    pub(super) fn last_used(&self) -> Instant {
+        match (&self.closing, &self.stream) {
+            (Some(closing), _) => closing.last_used(),
+            (None, Some(stream)) => stream.last_report(),
+            (None, None) => Instant::START,
+        }
+    }
+
     /// Returns the deadlines of a connection that its application has closed, extended by what its
     /// peer has taken.
     pub(super) fn update_closing(&mut self, now: Instant) -> Closing {

@@ -6,6 +6,8 @@
 //! its own, so that smoltcp looks only at the one that a segment is for. Nothing is ever searched
 //! for among all connections.
 
+mod admission;
+
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::num::NonZeroU16;
@@ -17,16 +19,16 @@ use cloister_interfaces::Instant;
 use cloister_interfaces::rules::ClientIndex;
 use cloister_interfaces::socket::{ConnectionId, Layout};
 use smoltcp::iface::SocketSet;
-use smoltcp::socket::tcp::{self, State};
-use smoltcp::wire::IpAddress;
+use smoltcp::socket::tcp::State;
 
 use crate::segment::Segment;
 use crate::table::{Key, Table};
-use crate::tcp::app_stream::{AppStream, Peer, discard};
+use crate::tcp::app_stream::discard;
 use crate::tcp::buffers::{BufferPlan, MakeBuffer};
 use crate::tcp::connection::{Connection, SILENCE_LIMIT, Stage};
 use crate::tcp::limits::{CLIENTS, CONNECTIONS_PER_TIME_WAIT, MAX_PORTS};
 use crate::tcp::recovery::Recovery;
+use crate::tcp::sources::Sources;
 use crate::tcp::time_wait::TimeWait;
 
 /// Below this many free connections, applications are notified of pressure, however many
@@ -34,8 +36,8 @@ use crate::tcp::time_wait::TimeWait;
 const MAX_LOW_MARK: usize = 32;
 /// The time that a peer may take to answer our SYN.
 const HALF_OPEN_TIME: Duration = Duration::from_secs(5);
-/// The largest number of closing connections that are examined for one that can make room.
-const MAX_EXAMINED: usize = 4;
+/// The largest number of connections that are kept free for sources that hold less than others.
+const MAX_RESERVE: usize = 16;
 /// The time to wait for the peer's FIN after everything was delivered.
 const FIN_WAIT_TIME: Duration = Duration::from_secs(10);
 /// The time that a reset may take to be sent.
@@ -54,6 +56,10 @@ const CLOSING_LIST: usize = 2;
 pub struct Connections {
     connections: Vec<Connection>,
     table: Table,
+    /// The sources that hold open or closing connections.
+    sources: Sources,
+    /// The number of connections that are kept free for sources that hold less than others.
+    reserve: usize,
     /// Connections in TIME-WAIT that have no socket any more.
     pub time_wait: TimeWait,
     /// Connections without a peer, with large buffers and with small ones. The one that was used
@@ -81,6 +87,8 @@ impl Connections {
         Connections {
             connections: (0..count).map(|_| Connection::unused()).collect(),
             table: Table::new(count, random),
+            sources: Sources::new(count, random),
+            reserve: (count / 16).clamp((count / 8).min(2), MAX_RESERVE),
             time_wait: TimeWait::new(count / CONNECTIONS_PER_TIME_WAIT, random),
             idle: [large.rev().map(ConnectionId).collect(), small.rev().map(ConnectionId).collect()],
             lists: Lists::new(count).unwrap_or_default(),
@@ -122,15 +130,20 @@ impl Connections {
         self.busy == 0
     }
 
-    /// Returns how many connections can still be opened. Half-open and delivered ones count,
-    /// because they make room.
-    pub fn free_count(&self) -> usize {
+    /// Returns how many connections can still be opened, with those that are kept free. Half-open
+    /// and delivered ones count, because they make room.
+    fn all_free(&self) -> usize {
         self.idle.iter().map(Vec::len).sum::<usize>() + self.lists.len(DELIVERED_LIST) + self.lists.len(HALF_OPEN_LIST)
+    }
+
+    /// Returns how many connections any source can still open.
+    pub fn free_count(&self) -> usize {
+        self.all_free().saturating_sub(self.reserve)
     }
 
     /// Returns the number of free connections below which applications are notified of pressure.
     pub fn low_mark(&self) -> usize {
-        (self.connections.len() / 4).clamp(1, MAX_LOW_MARK)
+        (self.connections.len() / 4).min(MAX_LOW_MARK).saturating_sub(self.reserve).max(1)
     }
 
     /// Returns `true` if `client` listens to any port.
@@ -208,7 +221,8 @@ impl Connections {
     /// Returns `None` if there is no room, or if no application listens to the port.
     pub fn open(&mut self, segment: &Segment, peer_mss: NonZeroU16, now: Instant) -> Option<ConnectionId> {
         let client = self.port_owner(segment.port)?;
-        let id = self.allocate(now)?;
+        self.make_room(segment.key.source(), now)?;
+        let id = self.allocate()?;
         let connection = self.get(id)?;
         connection.socket()?.listen(segment.port).ok()?;
         (connection.client, connection.peer_mss) = (client, peer_mss);
@@ -221,17 +235,13 @@ impl Connections {
         Some(id)
     }
 
-    /// Returns a connection without a peer, with a closed socket.
-    ///
-    /// If all are in use, room is made by a connection that only waits, by one whose peer takes too
-    /// little of what is left, or by the oldest half-open one. So a flood of SYNs delays other
-    /// peers, but does not lock them out.
-    fn allocate(&mut self, now: Instant) -> Option<ConnectionId> {
+    /// Returns a connection without a peer, with a closed socket: an idle one, or one that only
+    /// waits. Returns `None` if there is none.
+    fn allocate(&mut self) -> Option<ConnectionId> {
         loop {
             let [large, small] = &mut self.idle;
             let Some(id) = large.pop().or_else(|| small.pop()) else {
-                let spare = self.front(DELIVERED_LIST).or_else(|| self.reclaim_slow(now));
-                self.release(spare.or(self.front(HALF_OPEN_LIST))?);
+                self.release(self.front(DELIVERED_LIST)?);
                 continue;
             };
             let large = usize::from(id.0) < self.layout.large;
@@ -243,7 +253,7 @@ impl Connections {
             let Some(mut socket) = self.buffers.socket(large, self.make) else { continue };
             socket.set_nagle_enabled(false);
             // An acknowledgement that may be delayed waits until our next turn
-            // ([`AppStream::delays_ack`]), and no longer.
+            // ([`AppStream::delays_ack`](super::app_stream::AppStream::delays_ack)), and no longer.
             socket.set_ack_delay(None);
             socket.set_timeout(Some(SILENCE_LIMIT));
             socket.set_keep_alive(Some(KEEP_ALIVE));
@@ -253,25 +263,6 @@ impl Connections {
             (connection.set, connection.handle) = (Some(set), handle);
             return Some(id);
         }
-    }
-
-    /// Returns a closing connection whose peer has taken too little for too long. If there is none
-    /// whose application knows of its end, resets a few, which make room for the next caller.
-    #[inline(never)] // Rarely called.
-    fn reclaim_slow(&mut self, now: Instant) -> Option<ConnectionId> {
-        for _ in 0..self.lists.len(CLOSING_LIST).min(MAX_EXAMINED) {
-            let id = self.front(CLOSING_LIST)?;
-            let connection = self.get(id)?;
-            let reset = connection.socket().is_none_or(|socket| socket.state() == State::Closed);
-            if reset || connection.update_closing(now).spared > now {
-                self.lists.move_to_back(id.0, CLOSING_LIST);
-                continue;
-            }
-            let Some(stream) = &mut connection.stream else { return Some(id) };
-            stream.detach();
-            self.abort(id, now);
-        }
-        None
     }
 
     /// Keeps a closed connection while not everything was sent. Returns its deadline.
@@ -285,6 +276,14 @@ impl Connections {
         Some(until)
     }
 
+    /// Resets a connection, and notifies its application.
+    pub fn reset(&mut self, id: ConnectionId, now: Instant) {
+        if let Some(stream) = self.get(id).and_then(|connection| connection.stream.as_mut()) {
+            stream.detach();
+        }
+        self.abort(id, now);
+    }
+
     /// Changes a connection's stage.
     fn set_stage(&mut self, id: ConnectionId, stage: Stage) {
         let Some(connection) = self.get(id) else { return };
@@ -292,7 +291,13 @@ impl Connections {
             connection.closing = None;
         }
         let old = core::mem::replace(&mut connection.stage, stage);
+        let reset = connection.socket().is_none_or(|socket| socket.state() == State::Closed);
         self.busy = self.busy + usize::from(stage.is_busy()) - usize::from(old.is_busy());
+        match (stage, self.table.key(id.0)) {
+            (Stage::Open, Some(key)) => self.sources.add(id, key.source()),
+            (Stage::Lingering { .. }, _) if !reset => {}
+            _ => self.sources.remove(id),
+        }
         let (list, until) = match stage {
             Stage::Unused | Stage::Open => return self.lists.remove(id.0),
             Stage::HalfOpen { until } => (HALF_OPEN_LIST, until),
@@ -357,15 +362,13 @@ impl Connections {
     #[inline(never)] // Rarely called, and long.
     fn follow_state(&mut self, id: ConnectionId, stage: Stage, state: State, now: Instant) {
         let Some(connection) = self.get(id) else { return };
-        let client = connection.client;
         let Some(socket) = connection.socket() else { return };
         let gone = socket.remote_endpoint().is_none();
         match (stage, state) {
             (Stage::HalfOpen { until }, State::Established | State::CloseWait) => {
-                let Some(peer) = peer(socket) else { return self.release(id) };
-                connection.stream = Some(AppStream::new(client, peer));
                 connection.recovery.opened(until.since(now), HALF_OPEN_TIME);
                 self.set_stage(id, Stage::Open);
+                self.admit(id, now);
             }
             // The peer has reset it, or the segment was not a valid SYN.
             (Stage::HalfOpen { .. }, State::Listen | State::Closed) => self.release(id),
@@ -462,10 +465,4 @@ impl Connections {
     pub fn layout(&self) -> &Layout {
         &self.layout
     }
-}
-
-fn peer(socket: &tcp::Socket<'_>) -> Option<Peer> {
-    let (remote, local) = (socket.remote_endpoint()?, socket.local_endpoint()?);
-    let IpAddress::Ipv4(address) = remote.addr;
-    Some(Peer { address: address.octets(), port: remote.port, local_port: local.port })
 }

@@ -7,7 +7,7 @@ use cloister_caps::Operation;
 use cloister_interfaces::capability::{Clock, Console, Entropy};
 use cloister_interfaces::control::{Control, Reply as Quiet};
 use cloister_interfaces::net::{Net, Reply as Link, RxPage, TxPage};
-use cloister_interfaces::socket::{ConnectionId, MAX_CONNECTIONS, Reply, Socket};
+use cloister_interfaces::socket::{ConnectionId, MAX_CONNECTIONS, Reply, Socket, SourceId};
 use cloister_interfaces::{Memory, Message, Service, System};
 use cloister_probe as probe;
 
@@ -111,7 +111,11 @@ const LAST: ConnectionId = ConnectionId(MAX_CONNECTIONS as u16 - 1);
 const NONE: ConnectionId = ConnectionId(u16::MAX);
 
 const fn accepted(connection: ConnectionId) -> Reply {
-    Reply::Accepted { connection, address: [10, 0, 0, 1], port: 1, local_port: 80 }
+    accepted_of(connection, SourceId(0))
+}
+
+const fn accepted_of(connection: ConnectionId, source: SourceId) -> Reply {
+    Reply::Accepted { connection, address: [10, 0, 0, 1], port: 1, local_port: 80, source }
 }
 
 const fn received(connection: ConnectionId, length: u32, sent: u32) -> Reply {
@@ -123,7 +127,7 @@ const fn network(address: [u8; 4], constant: u64) -> Reply {
 }
 
 /// Messages that http must refuse or survive.
-const TO_HTTP: [(&str, Reply); 24] = [
+const TO_HTTP: [(&str, Reply); 26] = [
     ("bytes of a connection that was not accepted", received(FIRST, 1, 0)),
     ("bytes taken of a connection that was not accepted", Reply::Sent { connection: FIRST, length: 1, constant: 1 }),
     ("the end of a connection that was not accepted", Reply::Closed { connection: FIRST }),
@@ -133,6 +137,8 @@ const TO_HTTP: [(&str, Reply); 24] = [
     ("the same connection again", accepted(FIRST)),
     ("the last connection", accepted(LAST)),
     ("a connection that there is not", accepted(NONE)),
+    ("a connection of an address that there is not", accepted_of(ConnectionId(1), SourceId(u16::MAX))),
+    ("a connection of the last address", accepted_of(ConnectionId(1), SourceId(MAX_CONNECTIONS as u16 - 1))),
     ("no bytes", received(FIRST, 0, 0)),
     ("more bytes than a ring holds", received(FIRST, u32::MAX, 0)),
     ("bytes taken that were not sent", Reply::Sent { connection: FIRST, length: u32::MAX, constant: 0 }),

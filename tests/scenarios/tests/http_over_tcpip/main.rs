@@ -6,6 +6,7 @@ mod dhcp;
 mod loss;
 mod rig;
 mod slow;
+mod sources;
 
 use cloister_interfaces::net::Offloads;
 use cloister_scenarios::Network;

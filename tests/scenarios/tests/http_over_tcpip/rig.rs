@@ -14,6 +14,7 @@ use cloister_interfaces::{Client, Memory, Notifications, PageOffset, Server, Ser
 use cloister_scenarios::{Client as Peer, Network, Wire, finish, join};
 use cloister_sim::{Recorder, SharedMemory, channel};
 use cloister_tcpip as tcpip;
+use smoltcp::wire::IpAddress;
 
 pub const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const PAGES: usize = 64;
@@ -165,6 +166,8 @@ pub struct Rig {
     link: Link,
     pub control: Client<Control, Recorder, SharedMemory>,
     pub client: Peer,
+    /// Other hosts on the same wire, each with an address of its own.
+    pub others: Vec<Peer>,
     pub nanoseconds: u64,
     /// The duration of a step, in ns.
     pub pace: u64,
@@ -239,6 +242,7 @@ impl Rig {
             },
             control,
             client: Peer::of(Wire::of(setup.mtu)),
+            others: Vec::new(),
             nanoseconds: 1_000_000_000,
             pace: 100_000,
             application: Some(application),
@@ -259,6 +263,21 @@ impl Rig {
         for _ in 0..seconds * 20 {
             self.advance(50_000_000);
             self.step();
+        }
+    }
+
+    /// Adds hosts, each with an address of its own.
+    pub fn add_hosts(&mut self, count: u8) {
+        for number in 0..count {
+            self.others.push(Peer::at(Wire::default(), IpAddress::v4(10, 0, 0, 20 + number), 20 + number));
+        }
+    }
+
+    /// Returns a host: the client is number 0.
+    pub fn host(&mut self, number: usize) -> &mut Peer {
+        match number.checked_sub(1) {
+            None => &mut self.client,
+            Some(other) => &mut self.others[other],
         }
     }
 
@@ -333,6 +352,10 @@ impl Network for Rig {
             http.notified(Notifications::ALL);
         }
         self.link.carry(&mut self.client.wire);
+        for other in &mut self.others {
+            other.share(&mut self.client.wire);
+            other.poll(self.nanoseconds);
+        }
         self.client.poll(self.nanoseconds);
         let _ = self.system.take_calls();
     }

@@ -2,46 +2,48 @@
 //! reconnect when they are ended: an honest client is served beside them. Slow peers that are
 //! honest are not ended.
 
-use cloister_scenarios::Network;
+use std::ops::Range;
+
 use cloister_scenarios::client::SERVER;
+use cloister_scenarios::{Client, Network};
 use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp;
 
 use crate::rig::{Rig, Setup};
 use crate::{pattern, site};
 
-const SECOND: u64 = 1_000_000_000;
+pub const SECOND: u64 = 1_000_000_000;
 /// The time of a step.
-const PACE: u64 = 5_000_000;
+pub const PACE: u64 = 5_000_000;
 
 /// The behaviour of each of the peers.
 #[derive(Clone, Copy)]
-struct Attack {
+pub struct Attack {
     /// The bytes that it sends when it is connected.
-    first: &'static [u8],
+    pub first: &'static [u8],
     /// The bytes that it sends again and again, as soon as it can.
-    more: &'static [u8],
+    pub more: &'static [u8],
     /// The number of bytes that it reads at a time, and the size of its buffer.
-    takes: usize,
-    window: usize,
-    /// The interval between its actions, in seconds.
-    every: u64,
+    pub takes: usize,
+    pub window: usize,
+    /// The interval between its actions, in ms.
+    pub every: u64,
 }
 
 /// A peer that reads nothing. Its buffer has room for all that it gets.
-const SENDS: Attack = Attack { first: b"", more: b"", takes: 0, window: 64 * 1024, every: 8 };
-const READS: Attack = Attack { takes: 3000, every: 25, ..SENDS };
+pub const SENDS: Attack = Attack { first: b"", more: b"", takes: 0, window: 64 * 1024, every: 8000 };
+const READS: Attack = Attack { takes: 3000, every: 25_000, ..SENDS };
 
 /// Enough requests to fill the in ring of one of the first connections.
 const HEADS: &[[u8; 31]] = &[*b"HEAD /one HTTP/1.1\r\nHost: a\r\n\r\n"; 60];
 
-const ATTACKS: [(&str, Attack); 20] = [
+pub const ATTACKS: [(&str, Attack); 20] = [
     ("silence", SENDS),
     ("half a head", Attack { first: b"GET /one HT", ..SENDS }),
     ("a head by bytes", Attack { first: b"GET /one HTTP/1.1\r\nX: ", more: b"x", ..SENDS }),
     (
         "half a second head",
-        Attack { first: b"GET /one HTTP/1.1\r\nHost: a\r\n\r\nGET /one HT", takes: 4096, every: 1, ..SENDS },
+        Attack { first: b"GET /one HTTP/1.1\r\nHost: a\r\n\r\nGET /one HT", takes: 4096, every: 1000, ..SENDS },
     ),
     (
         "a body of a byte, again and again",
@@ -49,13 +51,13 @@ const ATTACKS: [(&str, Attack); 20] = [
             first: b"GET /one HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n",
             more: b"xGET /one HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n",
             takes: 64 * 1024,
-            every: 1,
+            every: 1000,
             ..SENDS
         },
     ),
     (
         "many answers without a body, read slowly",
-        Attack { first: HEADS.as_flattened(), more: HEADS.as_flattened(), takes: 600, window: 1024, every: 1 },
+        Attack { first: HEADS.as_flattened(), more: HEADS.as_flattened(), takes: 600, window: 1024, every: 1000 },
     ),
     (
         "an endless body to /sink",
@@ -78,7 +80,7 @@ const ATTACKS: [(&str, Attack); 20] = [
         Attack {
             first: b"GET /large HTTP/1.1\r\nHost: a\r\nContent-Length: 65536\r\n\r\n",
             more: b"x",
-            every: 1,
+            every: 1000,
             ..SENDS
         },
     ),
@@ -100,7 +102,7 @@ const ATTACKS: [(&str, Attack); 20] = [
     ),
     (
         "a little faster, of less",
-        Attack { first: b"GET /middle HTTP/1.1\r\nHost: a\r\n\r\n", takes: 1200, window: 4096, every: 2, ..SENDS },
+        Attack { first: b"GET /middle HTTP/1.1\r\nHost: a\r\n\r\n", takes: 1200, window: 4096, every: 2000, ..SENDS },
     ),
     (
         "a little faster, of less, once",
@@ -108,22 +110,22 @@ const ATTACKS: [(&str, Attack); 20] = [
             first: b"GET /middle HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
             takes: 1200,
             window: 4096,
-            every: 2,
+            every: 2000,
             ..SENDS
         },
     ),
     (
         "a little faster",
-        Attack { first: b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n", takes: 1200, window: 4096, every: 2, ..SENDS },
+        Attack { first: b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n", takes: 1200, window: 4096, every: 2000, ..SENDS },
     ),
 ];
 
 /// Connects a peer with a small window to the image's web server.
-fn connect(rig: &mut Rig, window: usize, port: u16) -> SocketHandle {
+fn connect(host: &mut Client, window: usize, port: u16) -> SocketHandle {
     let buffer = |length| tcp::SocketBuffer::new(vec![0; length]);
     let mut socket = tcp::Socket::new(buffer(window), buffer(2048));
-    socket.connect(rig.client.interface.context(), (SERVER, 80), port).unwrap();
-    rig.client.sockets.add(socket)
+    socket.connect(host.interface.context(), (SERVER, 80), port).unwrap();
+    host.sockets.add(socket)
 }
 
 /// A peer: its connection, if any, `true` if it has sent its request, and the time of its next
@@ -136,33 +138,50 @@ struct Slow {
 }
 
 /// The peers of an attack.
-struct Crowd {
+pub struct Crowd {
     attack: Attack,
     peers: Vec<Slow>,
+    /// The hosts that the peers are on.
+    hosts: Range<usize>,
     port: u16,
 }
 
 impl Crowd {
     fn new(attack: Attack, count: usize) -> Crowd {
-        Crowd { attack, peers: vec![Slow::default(); count], port: 10_000 }
+        Crowd::on(0..1, attack, count)
+    }
+
+    /// Creates peers on some of the hosts.
+    pub fn on(hosts: Range<usize>, attack: Attack, count: usize) -> Crowd {
+        Crowd { attack, peers: vec![Slow::default(); count], hosts, port: 10_000 }
+    }
+
+    /// Returns the number of peers that are connected.
+    pub fn connected(&self, rig: &mut Rig) -> usize {
+        let hosts = self.hosts.clone().cycle();
+        let is_open = |(peer, host): (&Slow, usize)| {
+            peer.connection.is_some_and(|handle| rig.host(host).sockets.get::<tcp::Socket<'_>>(handle).may_send())
+        };
+        self.peers.iter().zip(hosts).map(is_open).filter(|open| *open).count()
     }
 
     /// Lets each peer act.
-    fn act(&mut self, rig: &mut Rig) {
+    pub fn act(&mut self, rig: &mut Rig) {
         let now = rig.nanoseconds;
-        for peer in &mut self.peers {
+        for (peer, host) in self.peers.iter_mut().zip(self.hosts.clone().cycle()) {
+            let host = rig.host(host);
             let Some(handle) = peer.connection else {
                 if now >= peer.due {
                     self.port = if self.port > 40_000 { 10_000 } else { self.port + 1 };
-                    let connection = Some(connect(rig, self.attack.window, self.port));
+                    let connection = Some(connect(host, self.attack.window, self.port));
                     *peer = Slow { connection, ..Slow::default() };
                 }
                 continue;
             };
-            let socket = rig.socket(handle);
+            let socket = host.sockets.get_mut::<tcp::Socket<'_>>(handle);
             if !socket.is_open() || socket.state() == tcp::State::CloseWait && peer.requested {
                 // It reconnects after a second.
-                rig.client.sockets.remove(handle);
+                host.sockets.remove(handle);
                 *peer = Slow { due: now + SECOND, ..Slow::default() };
                 continue;
             }
@@ -173,14 +192,14 @@ impl Crowd {
             if peer.requested {
                 let _ = socket.recv(|bytes| (bytes.len().min(self.attack.takes), ()));
             }
-            (peer.requested, peer.due) = (true, now + self.attack.every * SECOND);
+            (peer.requested, peer.due) = (true, now + self.attack.every * 1_000_000);
         }
     }
 }
 
 /// Returns the time that an honest client waits for an answer, in ms, while `meanwhile` runs. Like
 /// a browser, it tries again when it is reset.
-fn waits(rig: &mut Rig, mut meanwhile: impl FnMut(&mut Rig)) -> u64 {
+pub fn waits(rig: &mut Rig, mut meanwhile: impl FnMut(&mut Rig)) -> u64 {
     let began = rig.nanoseconds;
     let mut handle = rig.connect();
     let (mut requested, mut answer) = (false, Vec::new());
@@ -261,7 +280,7 @@ fn reads_at(rig: &mut Rig, handle: SocketHandle, rate: usize, wanted: usize) -> 
 
 /// Returns a client with this window that has requested this number of bytes of the large file.
 fn asks_for(rig: &mut Rig, window: usize, connection: &str, length: usize) -> SocketHandle {
-    let handle = connect(rig, window, 9_000);
+    let handle = connect(&mut rig.client, window, 9_000);
     let last = length - 1;
     let request =
         format!("GET /large HTTP/1.1\r\nHost: a\r\nRange: bytes=0-{last}\r\nConnection: {connection}\r\n\r\n");
@@ -321,7 +340,7 @@ fn a_client_that_takes_next_to_nothing_is_ended_even_if_no_other_waits() {
 fn a_slow_body_that_continues_is_taken_and_one_that_stops_is_ended() {
     let mut rig = Rig::new(Setup { site: site(), ..Setup::default() });
     rig.pace = PACE;
-    let [honest, slow] = [1, 2].map(|port| connect(&mut rig, 4096, 20_000 + port));
+    let [honest, slow] = [1, 2].map(|port| connect(&mut rig.client, 4096, 20_000 + port));
     for handle in [honest, slow] {
         rig.send(handle, b"POST /one HTTP/1.1\r\nHost: a\r\nContent-Length: 60000\r\n\r\n");
         assert!(rig.response(handle, false).0.starts_with("HTTP/1.1 405 "));
@@ -362,7 +381,7 @@ fn a_fast_download_is_not_ended_for_others() {
 fn a_request_earns_time_only_by_its_bytes() {
     let mut rig = Rig::new(Setup { site: site(), ..Setup::default() });
     rig.pace = PACE;
-    let handle = connect(&mut rig, 4096, 20_000);
+    let handle = connect(&mut rig.client, 4096, 20_000);
     rig.send(handle, b"GET /one HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n");
     let began = rig.nanoseconds;
     while rig.socket(handle).may_send() && rig.socket(handle).may_recv() {
@@ -407,12 +426,12 @@ fn a_connection_that_is_used_now_and_then_is_kept() {
 /// connects. The others take 1,500 bytes a second.
 #[test]
 fn a_client_that_is_far_away_is_served_while_places_are_free() {
-    for (readers, first) in [(10, ""), (50, ""), (50, "GET /one HT"), (56, ""), (56, "GET /one HT")] {
+    for (readers, first) in [(10, ""), (50, ""), (50, "GET /one HT"), (52, ""), (52, "GET /one HT")] {
         let mut rig = Rig::new(Setup { site: site(), ..Setup::default() });
         rig.pace = PACE;
         let first_of_all = b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n";
         let mut crowd =
-            Crowd::new(Attack { first: first_of_all, takes: 3000, window: 8192, every: 2, ..SENDS }, readers);
+            Crowd::new(Attack { first: first_of_all, takes: 3000, window: 8192, every: 2000, ..SENDS }, readers);
         let mut go = |rig: &mut Rig, steps: usize| {
             for _ in 0..steps {
                 crowd.act(rig);
@@ -450,11 +469,11 @@ fn a_client_just_above_the_rate_under_pressure_is_not_ended_for_others() {
         let mut rig = Rig::new(Setup { site: site(), ring_out, ..Setup::default() });
         // A window of 4096 bytes would limit a peer that reads ten times a second to 13,700 bytes a
         // second.
-        let handle = connect(&mut rig, 16 * 1024, 9_000);
+        let handle = connect(&mut rig.client, 16 * 1024, 9_000);
         rig.send(handle, b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n");
         rig.pace = PACE;
         let first = b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n";
-        let mut crowd = Crowd::new(Attack { first, takes: 40_000, window: 40_000, every: 1, ..SENDS }, 70);
+        let mut crowd = Crowd::new(Attack { first, takes: 40_000, window: 40_000, every: 1000, ..SENDS }, 70);
         let mut came = 0;
         while came < 600_000 {
             for _ in 0..20 {
@@ -472,8 +491,8 @@ fn a_client_just_above_the_rate_under_pressure_is_not_ended_for_others() {
 #[test]
 fn a_client_above_the_rate_under_pressure_is_served_to_the_last_byte() {
     const LARGE: &[u8] = b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n";
-    let busy = Attack { first: LARGE, takes: 40_000, window: 40_000, every: 1, ..SENDS };
-    let silent = Attack { every: 1, ..SENDS };
+    let busy = Attack { first: LARGE, takes: 40_000, window: 40_000, every: 1000, ..SENDS };
+    let silent = Attack { every: 1000, ..SENDS };
     let once = Attack { first: b"GET /middle HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", ..READS };
     for (attack, peers) in [(once, 128), (silent, 200), (Attack { first: LARGE, ..READS }, 128), (busy, 70)] {
         for (rate, connection, length, ring_out) in [

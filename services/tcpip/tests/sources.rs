@@ -1,0 +1,268 @@
+//! Connections are shared out by address: the address that holds the most gives way to one that
+//! holds less, and only to a peer that has answered our SYN.
+#![forbid(unsafe_code)]
+
+mod bench;
+
+use std::collections::BTreeMap;
+
+use bench::{ACK, Bench, GATEWAY, Host, PORT, RST, SYN, Segment};
+use cloister_interfaces::socket::{ConnectionId, Reply, Request};
+use proptest::prelude::*;
+
+const STATIC: &str = "ip=10.0.0.2/16 gw=10.0.0.1";
+/// The number of connections of the bench.
+const ALL: usize = 64;
+/// The number of those that are kept for addresses that hold less than others.
+const KEPT: usize = 4;
+
+/// Returns a host beyond the gateway.
+fn far(number: u16) -> Host {
+    let [high, low] = number.to_be_bytes();
+    Host { address: [198, 18, high, low], mac: GATEWAY.mac }
+}
+
+/// A bench whose application ends what has ended. It knows which address has which connection from
+/// the messages alone.
+struct Shared {
+    bench: Bench,
+    holders: BTreeMap<ConnectionId, [u8; 4]>,
+    /// The addresses whose connections were ended by the service, in order.
+    ended: Vec<[u8; 4]>,
+    port: u16,
+}
+
+impl Shared {
+    fn new() -> Self {
+        let mut bench = Bench::new(STATIC);
+        bench.frame(&bench::arp(1, GATEWAY, bench::OURS));
+        Shared { bench, holders: BTreeMap::new(), ended: Vec::new(), port: 1000 }
+    }
+
+    /// Handles the replies of the service.
+    fn answer(&mut self) {
+        for reply in std::mem::take(&mut self.bench.replies) {
+            match reply {
+                Reply::Accepted { connection, address, .. } => {
+                    assert_eq!(self.holders.insert(connection, address), None, "{connection:?} is in use");
+                }
+                Reply::Closed { connection } => {
+                    self.ended.push(self.holders.remove(&connection).expect("it was accepted"));
+                    self.bench.application.requests.send(&Request::Close { connection }).expect("room");
+                }
+                _ => {}
+            }
+        }
+        self.bench.run();
+    }
+
+    /// Sends a SYN from a port that was not used before. Returns the port and the answer.
+    fn syn(&mut self, host: Host) -> (u16, Option<Segment>) {
+        self.port += 1;
+        let syn = Segment { from: self.port, to: PORT, seq: 9, flags: SYN, window: 1000, ..Segment::default() };
+        let answers = self.bench.segment(host, &syn);
+        (self.port, answers.into_iter().find(|answer| answer.to == self.port))
+    }
+
+    /// Opens a connection. Returns `true` if the application got it.
+    fn open(&mut self, host: Host) -> bool {
+        let (port, answer) = self.syn(host);
+        answer.is_some_and(|answer| self.complete(host, port, &answer))
+    }
+
+    /// Answers a SYN+ACK. Returns `true` if the application got the connection.
+    fn complete(&mut self, host: Host, port: u16, answer: &Segment) -> bool {
+        assert_eq!((answer.flags, answer.ack), (SYN | ACK, 10));
+        let before = self.bench.replies.len();
+        let ack = Segment {
+            from: port,
+            to: PORT,
+            seq: 10,
+            ack: answer.seq.wrapping_add(1),
+            flags: ACK,
+            ..Segment::default()
+        };
+        self.bench.segment(host, &Segment { window: 1000, ..ack });
+        let accepted = |reply: &Reply| matches!(reply, Reply::Accepted { port: from, .. } if *from == port);
+        let accepted = self.bench.replies[before..].iter().any(accepted);
+        self.answer();
+        accepted
+    }
+
+    fn held(&self, host: Host) -> usize {
+        self.holders.values().filter(|address| **address == host.address).count()
+    }
+
+    fn most(&self) -> usize {
+        let mut counts = BTreeMap::new();
+        self.holders.values().for_each(|address| *counts.entry(*address).or_insert(0) += 1);
+        counts.into_values().max().unwrap_or(0)
+    }
+}
+
+#[test]
+fn one_address_gets_all_but_a_few_connections_and_the_next_address_gets_in() {
+    let (mut shared, heavy, light) = (Shared::new(), far(1), far(2));
+    let opened = (0..ALL + 9).filter(|_| shared.open(heavy)).count();
+    assert_eq!((opened, shared.held(heavy)), (ALL - KEPT, ALL - KEPT));
+    assert_eq!(shared.ended, [[0; 4]; 0], "nobody was ended for it");
+    assert!(shared.syn(heavy).1.is_none(), "its SYN is not answered");
+    // As long as another holds more, the next connection of an address is one less of that one.
+    for count in 1..=(ALL - KEPT) / 2 {
+        assert!(shared.open(light), "{count}");
+        assert_eq!((shared.held(light), shared.held(heavy)), (count, ALL - KEPT - count));
+    }
+    assert!(!shared.open(light) && !shared.open(heavy), "they hold as many");
+    assert_eq!(shared.ended, [heavy.address; (ALL - KEPT) / 2]);
+}
+
+#[test]
+fn the_connection_that_gives_way_is_the_one_that_was_used_least_recently_and_its_peer_is_told() {
+    let (mut shared, heavy) = (Shared::new(), far(1));
+    let mut numbers = BTreeMap::new();
+    for _ in 0..ALL - KEPT {
+        let (port, answer) = shared.syn(heavy);
+        let answer = answer.expect("there is room");
+        assert!(shared.complete(heavy, port, &answer));
+        numbers.insert(port, answer.seq.wrapping_add(1));
+        shared.bench.pass(1);
+    }
+    // All but one of the first send something.
+    let quiet = *numbers.keys().nth(7).expect("many");
+    for (port, ack) in numbers.iter().filter(|(port, _)| **port != quiet) {
+        let data = Segment { from: *port, to: PORT, seq: 10, ack: *ack, flags: ACK, window: 1000, data: vec![7] };
+        shared.bench.segment(heavy, &data);
+    }
+    let (port, answer) = shared.syn(far(2));
+    let ack = answer.expect("there is room").seq.wrapping_add(1);
+    let last = Segment { from: port, to: PORT, seq: 10, ack, flags: ACK, window: 1000, ..Segment::default() };
+    let sent = shared.bench.segment(far(2), &last);
+    let reset: Vec<u16> = sent.iter().filter(|segment| segment.flags & RST != 0).map(|segment| segment.to).collect();
+    assert_eq!(reset, [quiet]);
+}
+
+#[test]
+fn a_full_address_replaces_its_own_only_if_nothing_has_happened_on_it_for_a_while() {
+    let (mut shared, heavy) = (Shared::new(), far(1));
+    while shared.open(heavy) {}
+    shared.bench.pass(2800);
+    assert!(!shared.open(heavy));
+    shared.bench.pass(400);
+    assert!(shared.open(heavy));
+    assert_eq!((shared.held(heavy), &shared.ended[..]), (ALL - KEPT, &[heavy.address][..]));
+}
+
+#[test]
+fn addresses_with_one_connection_each_get_all_of_them() {
+    let mut shared = Shared::new();
+    assert!((0..ALL as u16).all(|number| shared.open(far(number))));
+    assert_eq!((shared.holders.len(), shared.ended.len()), (ALL, 0));
+    assert!(!shared.open(far(0)) && !shared.open(far(500)));
+}
+
+#[test]
+fn a_syn_alone_ends_no_connection() {
+    let (mut shared, heavy) = (Shared::new(), far(1));
+    while shared.open(heavy) {}
+    for number in 0..3000 {
+        shared.syn(far(1000 + number % 700));
+    }
+    shared.answer();
+    assert_eq!((shared.held(heavy), shared.ended.len()), (ALL - KEPT, 0));
+}
+
+/// The flood comes from one address: with connections of its own, and without; beside a full table
+/// and an empty one. A handshake takes as long as a thousand SYNs.
+#[test]
+fn a_flood_of_syns_of_one_address_delays_nobody_else() {
+    for (full, flooder) in [(true, far(1)), (true, far(3)), (false, far(3))] {
+        let mut shared = Shared::new();
+        while full && shared.open(far(1)) {}
+        let flood = |shared: &mut Shared| (0..1000).for_each(|_| drop(shared.syn(flooder)));
+        flood(&mut shared);
+        for _ in 0..3 {
+            let (port, answer) = shared.syn(far(2));
+            let answer = answer.expect("it is answered");
+            flood(&mut shared);
+            assert!(shared.complete(far(2), port, &answer), "full: {full}, by {flooder:?}");
+        }
+    }
+}
+
+/// The addresses of the flood are all different. An address that has a connection gets another,
+/// although its handshake takes as long as a thousand SYNs.
+#[test]
+fn a_flood_of_forged_syns_does_not_delay_an_address_that_has_a_connection() {
+    for full in [true, false] {
+        let mut shared = Shared::new();
+        assert!(shared.open(far(2)));
+        while full && shared.open(far(1)) {}
+        let mut forged = (0..).map(|number| far(1000 + number));
+        let mut flood = |shared: &mut Shared| forged.by_ref().take(1000).for_each(|host| drop(shared.syn(host)));
+        flood(&mut shared);
+        for _ in 0..3 {
+            let (port, answer) = shared.syn(far(2));
+            let answer = answer.expect("it is answered");
+            flood(&mut shared);
+            assert!(shared.complete(far(2), port, &answer), "full: {full}");
+        }
+    }
+}
+
+/// As many addresses as are kept free have connections and repeat SYNs. A newcomer gets in.
+#[test]
+fn known_addresses_with_half_open_connections_do_not_lock_out_strangers() {
+    let mut shared = Shared::new();
+    let known = [1, 2, 3, 4, 5, 6].map(far);
+    while known.iter().any(|host| shared.open(*host)) {}
+    let flood = |shared: &mut Shared| (0..600).for_each(|number| drop(shared.syn(known[number % known.len()])));
+    flood(&mut shared);
+    for number in 0..3 {
+        let (port, answer) = shared.syn(far(50 + number));
+        let answer = answer.expect("it is answered");
+        flood(&mut shared);
+        assert!(shared.complete(far(50 + number), port, &answer));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Addresses open connections and applications close them, at random. What is ended is one of an
+    /// address that held more than the one that got in, and only while few are free; and who holds
+    /// less than another always gets in.
+    #[test]
+    fn the_one_with_the_most_gives_way_and_nobody_else(
+        acts in prop::collection::vec((prop_oneof![3 => Just(0u16), 1 => 0u16..4, 1 => 0u16..40], 0u8..10), 50..400),
+    ) {
+        let mut shared = Shared::new();
+        for (number, act) in acts {
+            let host = far(number);
+            if act == 0 {
+                let own = shared.holders.iter().find(|(_, address)| **address == host.address).map(|(id, _)| *id);
+                if let Some(connection) = own {
+                    shared.holders.remove(&connection);
+                    shared.bench.application.requests.send(&Request::Abort { connection }).expect("room");
+                    shared.bench.run();
+                    shared.bench.replies.retain(|reply| *reply != Reply::Closed { connection });
+                }
+                continue;
+            }
+            let (held, most, all) = (shared.held(host), shared.most(), shared.holders.len());
+            let before = shared.holders.clone();
+            let accepted = shared.open(host);
+            let ended = std::mem::take(&mut shared.ended);
+            if all < ALL - KEPT {
+                prop_assert!(accepted && ended.is_empty(), "{all} are in use");
+            } else if held + 1 < most {
+                prop_assert!(accepted, "{host:?} holds {held}, another {most}");
+                prop_assert_eq!(ended.len(), 1);
+                let of_ended = before.values().filter(|address| **address == ended[0]).count();
+                prop_assert_eq!(of_ended, most, "{:?} gave way", ended[0]);
+            } else {
+                prop_assert_eq!(ended.len(), 0);
+                prop_assert_eq!(accepted, held == 0 && all < ALL, "{:?} holds {}, another {}", host, held, most);
+            }
+        }
+    }
+}
