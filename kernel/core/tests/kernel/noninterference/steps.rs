@@ -244,7 +244,8 @@ impl Run {
         }
         match program.below(15) {
             0..3 => {
-                let deadline = match program.below(4) {
+                // Mostly soon, so that few sleep for the rest of the case.
+                let deadline = match program.below(64) {
                     0 => u64::MAX,
                     1 => program.word(),
                     _ => now + program.below(20 * STEP as usize) as u64,
