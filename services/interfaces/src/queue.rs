@@ -324,6 +324,8 @@ impl<T: Message, S: System, M: Memory> Receiver<T, S, M> {
             // follow the claim would be up to 2^32 messages of work: skip to the claimed head.
             self.tail = self.tail.wrapping_add(waiting);
             self.limit = self.tail;
+            // No claim may lead to an index for which a notification seems requested already.
+            self.requested = self.tail;
             self.return_slots();
             return Some(Err(Malformed::QueueIndex));
         }

@@ -4,19 +4,16 @@
 
 use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
 
 use cloister_fuzz::{TARGETS, Target, Trace};
+use cloister_sim::seed::{Random, SEED, seed};
 
 /// Scripts that are run of each target: one in four of seeded bytes, the others mutations of
 /// scripts of the corpus.
 const SCRIPTS: usize = 3000;
-/// The variable that gives the seed, to see a run again.
-const SEED: &str = "CLOISTER_FUZZ_SEED";
 
 fn folder(kind: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(kind)
@@ -54,64 +51,31 @@ fn run(target: &Target, name: &str, script: &[u8]) -> (u64, u64) {
     (trace.events(), trace.digest())
 }
 
-/// Returns the seed of this run: the given one, or one from the id of the commit. Outside of a
-/// repository it is always the same.
-fn seed() -> u64 {
-    static KNOWN: OnceLock<u64> = OnceLock::new();
-    *KNOWN.get_or_init(|| {
-        let hexadecimal = |text: &str| u64::from_str_radix(text, 16).ok();
-        let given = std::env::var(SEED).ok().map(|text| {
-            hexadecimal(text.trim_start_matches("0x"))
-                .unwrap_or_else(|| panic!("{SEED}={text} is no hexadecimal number"))
-        });
-        let commit = || {
-            let head = Command::new("git").args(["rev-parse", "HEAD"]).current_dir(folder("")).output().ok()?;
-            hexadecimal(String::from_utf8(head.stdout).ok()?.get(..16)?)
-        };
-        let seed = given.or_else(commit).unwrap_or(1);
-        // Bypasses the test harness, which shows the output of tests only if one fails.
-        let _ = writeln!(std::io::stderr(), "seeded by {SEED}={seed:016x}");
-        seed
-    })
+/// Returns up to `most` random bytes.
+fn bytes(random: &mut Random, most: usize) -> Vec<u8> {
+    (0..random.below(most)).map(|_| random.below(256) as u8).collect()
 }
 
-/// SplitMix64 (Steele, Lea and Flood).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        ((mixed ^ (mixed >> 31)) % bound.max(1) as u64) as usize
-    }
-
-    fn bytes(&mut self, most: usize) -> Vec<u8> {
-        (0..self.below(most)).map(|_| self.below(256) as u8).collect()
-    }
-
-    /// A script with a few changes, or the beginning of one with the end of another.
-    fn mutated(&mut self, scripts: &[(PathBuf, Vec<u8>)]) -> Vec<u8> {
-        let mut script = scripts[self.below(scripts.len())].1.clone();
-        for _ in 0..1 + self.below(4) {
-            let at = self.below(script.len() + 1);
-            match self.below(4) {
-                0 => drop(script.splice(at..at, self.bytes(12))),
-                1 => drop(script.drain(at..(at + self.below(12)).min(script.len()))),
-                2 => {
-                    let other = &scripts[self.below(scripts.len())].1;
-                    script.splice(at.., other[self.below(other.len() + 1)..].iter().copied());
-                }
-                _ => {
-                    let value = self.below(256) as u8;
-                    script.get_mut(at).into_iter().for_each(|byte| *byte = value);
-                }
+/// Returns a script with a few changes, or the beginning of one with the end of another.
+fn mutated(random: &mut Random, scripts: &[(PathBuf, Vec<u8>)]) -> Vec<u8> {
+    let mut script = random.pick(scripts).1.clone();
+    for _ in 0..1 + random.below(4) {
+        let at = random.below(script.len() + 1);
+        match random.below(4) {
+            0 => drop(script.splice(at..at, bytes(random, 12))),
+            1 => drop(script.drain(at..(at + random.below(12)).min(script.len()))),
+            2 => {
+                let other = &random.pick(scripts).1;
+                script.splice(at.., other[random.below(other.len() + 1)..].iter().copied());
+            }
+            _ => {
+                let value = random.below(256) as u8;
+                script.get_mut(at).into_iter().for_each(|byte| *byte = value);
             }
         }
-        script.truncate(4096);
-        script
     }
+    script.truncate(4096);
+    script
 }
 
 /// One test a target, so that they share the processors and each is named when it fails.
@@ -165,8 +129,8 @@ fn replay_and_try(name: &str) {
     let mut random = Random(hasher.finish());
     for number in 0..SCRIPTS {
         match number % 4 {
-            0 => run(target, &format!("random-{number}"), &random.bytes(600)),
-            _ => run(target, &format!("mutated-{number}"), &random.mutated(&corpus)),
+            0 => run(target, &format!("random-{number}"), &bytes(&mut random, 600)),
+            _ => run(target, &format!("mutated-{number}"), &mutated(&mut random, &corpus)),
         };
     }
 }

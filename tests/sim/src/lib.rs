@@ -12,6 +12,7 @@ pub mod pair;
 pub mod platform;
 pub mod program;
 pub mod recorder;
+pub mod seed;
 pub mod tampered;
 pub mod xenstored;
 

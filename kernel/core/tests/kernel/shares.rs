@@ -22,29 +22,29 @@ const REQUIRED_SHARE: f64 = 0.9;
 
 /// Says how long the machine's operations take, in ns.
 #[derive(Clone, Copy, Debug)]
-struct Machine {
+pub struct Machine {
     /// An entry into the kernel by a system call, and what the kernel does in one.
-    call: u64,
+    pub call: u64,
     /// A hypercall.
-    hypercall: u64,
+    pub hypercall: u64,
     /// A switch of address spaces.
-    switch: u64,
+    pub switch: u64,
     /// From the service's last instruction to the kernel's first, through the hypervisor.
-    interrupt: u64,
+    pub interrupt: u64,
 }
 
 impl Machine {
     /// Returns the longest time of a timer switch: from one service to another because of a timer,
     /// including setting the timer for both.
-    fn timer_switch(&self) -> u64 {
+    pub fn timer_switch(&self) -> u64 {
         self.interrupt + self.call + 2 * self.hypercall + self.switch
     }
 }
 
 /// A server of a usual speed.
-const FAST: Machine = Machine { call: 300, hypercall: 1_200, switch: 400, interrupt: 1_800 };
+pub const FAST: Machine = Machine { call: 300, hypercall: 1_200, switch: 400, interrupt: 1_800 };
 /// A machine on which every operation takes long.
-const SLOW: Machine = Machine { call: 1_000, hypercall: 5_000, switch: 2_000, interrupt: 30_000 };
+pub const SLOW: Machine = Machine { call: 1_000, hypercall: 5_000, switch: 2_000, interrupt: 30_000 };
 
 /// Says how an adversary yields the processor: after how long, and by what.
 #[derive(Clone, Copy, Debug)]
@@ -295,7 +295,7 @@ impl<B: Charging> Processor for Model<B> {
 }
 
 /// Returns the costs that the kernel would measure at boot.
-fn measured(machine: &Machine) -> Costs {
+pub fn measured(machine: &Machine) -> Costs {
     Costs::new(machine.hypercall + machine.interrupt)
 }
 

@@ -235,6 +235,20 @@ fn a_repeated_empty_pop_writes_nothing() {
     assert_eq!((pair.consumer.load(TAIL), pair.consumer.load(MESSAGE_EVENT)), (1, 2));
 }
 
+/// The value that `requested` begins with is no request: no lie may make it look like one.
+#[test]
+fn a_notification_is_requested_after_any_lie() {
+    for start in [0, 1, 77, u32::MAX] {
+        for lie in [start.wrapping_sub(1), start.wrapping_sub(2), start.wrapping_add(5), start ^ 1 << 31] {
+            let mut pair = pair(4, start);
+            pair.producer.store(HEAD, lie);
+            assert_eq!(pair.receiver.pop(), Some(Err(Malformed::QueueIndex)));
+            assert_eq!(pair.receiver.pop(), None);
+            assert_eq!(pair.consumer.load(MESSAGE_EVENT), lie.wrapping_add(1), "{start} {lie}");
+        }
+    }
+}
+
 #[test]
 fn publish_notifies_nobody_until_the_next_flush() {
     let mut pair = pair(4, 0);

@@ -1,0 +1,92 @@
+//! The flows that a policy allows between its services, from its tables alone.
+
+use cloister_caps::ServiceId;
+use cloister_caps::tables::{Access, MAX_SERVICES, Object, Tables};
+
+/// A set of services, a bit each.
+type Set = u16;
+const _: () = assert!(MAX_SERVICES <= Set::BITS as usize);
+
+fn bit(service: ServiceId) -> Set {
+    1 << service.index()
+}
+
+/// Says what the services that learn from the source do with it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Relays {
+    /// Nothing: they make no call. Then no other service learns anything.
+    Silent,
+    /// Anything: what they do follows from what they learn. Then those that learn from them know
+    /// it, too.
+    Acting,
+}
+
+/// Where information may go from one service.
+pub struct Flows {
+    all: Vec<ServiceId>,
+    /// The source, and the services that learn of it.
+    reached: Set,
+}
+
+impl Flows {
+    /// Returns the flows from `source`.
+    pub fn from(tables: &Tables<'_>, source: ServiceId, relays: Relays) -> Flows {
+        let all: Vec<ServiceId> = tables.services().ids().collect();
+        let mut reached = bit(source) | direct(tables, source);
+        let more = |set: Set| all.iter().filter(move |service| set & bit(**service) != 0);
+        while relays == Relays::Acting {
+            let next = more(reached).fold(reached, |set, service| set | direct(tables, *service));
+            if next == reached {
+                break;
+            }
+            reached = next;
+        }
+        Flows { all, reached }
+    }
+
+    /// Returns `true` if the service is the source, or learns of it.
+    pub fn reaches(&self, service: ServiceId) -> bool {
+        self.reached & bit(service) != 0
+    }
+
+    /// Returns the services that must learn nothing of the source.
+    pub fn observers(&self) -> impl Iterator<Item = ServiceId> {
+        self.all.iter().copied().filter(|service| !self.reaches(*service))
+    }
+}
+
+/// Returns the services that learn from `source` at once.
+///
+/// The memory of a queue is written from both ends, and both ends are notified. A service that may
+/// end the domain ends all of them. Peers outside of the image are not part of this: what they pass
+/// on, the kernel cannot know.
+fn direct(tables: &Tables<'_>, source: ServiceId) -> Set {
+    let mut set = 0;
+    for queue in tables.queues().iter() {
+        let ends = bit(queue.sender) | bit(queue.receiver);
+        if ends & bit(source) != 0 {
+            set |= ends;
+        }
+    }
+    let mappers = |region| {
+        let mapped = tables.mappings().iter().filter(move |mapping| mapping.region == region);
+        mapped.fold(0, |set, mapping| set | bit(mapping.service))
+    };
+    for mapping in tables.mappings().iter() {
+        if mapping.service == source && mapping.access == Access::ReadWrite {
+            set |= mappers(mapping.region);
+        }
+    }
+    for capability in tables.capabilities().iter().filter(|capability| capability.service == source) {
+        set |= match capability.object {
+            // A page is cleared when its grant ends.
+            Object::Grant(rule) => mappers(tables.grant(rule).region),
+            Object::Power => tables.services().ids().fold(0, |set, service| set | bit(service)),
+            // The queues and mappings were counted above.
+            Object::Sender(_) | Object::Receiver(_) | Object::Region(_) => 0,
+            // They read, or what they write leaves the image.
+            Object::Console | Object::Clock | Object::Entropy | Object::Info | Object::Port(_) => 0,
+        };
+    }
+    set
+}
