@@ -35,6 +35,11 @@ impl Code {
         }
     }
 
+    /// Returns the sections of code: their addresses and bytes.
+    pub fn sections(&self) -> &[(u64, Vec<u8>)] {
+        &self.sections
+    }
+
     /// Returns the address of a symbol.
     pub fn symbol(&self, name: &str) -> u64 {
         *self.symbols.get(name).unwrap_or_else(|| panic!("there is no symbol {name}"))
