@@ -4,6 +4,7 @@
 //! The protocol is in gdb's manual, appendix "Remote Serial Protocol". QEMU's own packets are in its
 //! `docs/system/gdb.rst`.
 
+use std::fmt;
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
@@ -18,7 +19,7 @@ const PIECE: usize = 1024;
 const INTERRUPT: u8 = 3;
 
 /// The registers of the processor, as QEMU sends them.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Registers(Vec<u8>);
 
 impl Registers {
@@ -59,6 +60,16 @@ impl Registers {
     /// Returns the selector in CS.
     pub fn cs(&self) -> u16 {
         u16::from_le_bytes([self.0[17 * 8 + 4], self.0[17 * 8 + 5]])
+    }
+}
+
+impl fmt::Debug for Registers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = "rax rbx rcx rdx rsi rdi rbp rsp r8 r9 r10 r11 r12 r13 r14 r15 rip";
+        for (index, name) in names.split(' ').enumerate() {
+            write!(f, "{name}={:#x} ", self.word(index))?;
+        }
+        write!(f, "others={}", encode(&self.0[17 * 8..]))
     }
 }
 

@@ -7,6 +7,7 @@
 
 #[path = "support/code.rs"]
 mod code;
+mod support;
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
@@ -15,10 +16,12 @@ use std::time::{Duration, Instant};
 
 use cloister_bed::gdb::Registers;
 use cloister_bed::inject::{Ending, Entry, Event, Machine};
-use cloister_bed::{BedError, image};
+use cloister_bed::{BedError, Guest, image};
 use cloister_caps::abi::KERNEL_HYPERCALL_PAGE;
+use cloister_cpio::Archive;
 use code::Code;
 use iced_x86::{Instruction, Mnemonic, Register};
+use support::{client, guest, serving};
 
 /// The time for a step of the image's work, and for the way from a fatal event to its end.
 const STEP: Duration = Duration::from_secs(30);
@@ -39,6 +42,12 @@ const SERVICE_SAMPLE: usize = 300;
 /// when this was written.
 const KERNEL_LEAST: usize = 20;
 const SERVICE_LEAST: usize = 4;
+/// NMIs by `xl trigger`, in a row.
+const STORM: usize = 150;
+/// The time for them.
+const STORM_LIMIT: Duration = Duration::from_secs(600);
+/// Bytes of the file that is fetched meanwhile.
+const FILE: usize = 100_000;
 /// What the processor pushes for an NMI.
 const NMI_FRAME: u64 = 5 * 8;
 /// The handler of an NMI has fewer instructions.
@@ -258,4 +267,36 @@ fn the_image_that_ships_has_the_code_that_was_tested() {
 /// Returns the path of the kernel's ELF file of an image.
 fn kernel(policy: &str) -> Result<PathBuf, BedError> {
     Ok(image(policy)?.with_file_name("kernel.elf"))
+}
+
+/// Xen injects NMIs at moments of its own choice, into the image that ships. It serves meanwhile.
+#[test]
+fn a_storm_of_nmis_changes_no_byte() {
+    let began = Instant::now();
+    let content: Vec<u8> = (0..FILE as u32).map(|number| (number.wrapping_mul(0x9E37_79B9) >> 24) as u8).collect();
+    let mut archive = Archive::new(Vec::new());
+    archive.file("file", 0o644, &content).expect("in memory");
+    let site = tempfile::NamedTempFile::new().expect("file");
+    std::fs::write(site.path(), archive.finish().expect("in memory")).expect("write");
+    let guest = Guest { ramdisk: Some(site.path().to_owned()), ..guest("default") };
+    let bed = serving("storm-of-nmis", &guest);
+    let storm = format!("for i in $(seq {STORM}); do xl trigger {} nmi || exit; done", guest.name);
+    let fetched = std::thread::scope(|scope| {
+        let storm = scope.spawn(|| bed.dom0(&storm, STORM_LIMIT));
+        let mut fetched = 0;
+        while fetched == 0 || !storm.is_finished() {
+            let body = client().get(format!("{}file", bed.url())).call().expect("an answer").body_mut().read_to_vec();
+            assert!(body.expect("the whole body") == content, "file {fetched} is wrong");
+            fetched += 1;
+        }
+        let ended = storm.join().expect("the thread").unwrap_or_else(|error| panic!("{error}"));
+        assert!(ended.success(), "{}", ended.stdout);
+        fetched
+    });
+    let console = std::fs::read_to_string(bed.guest_log(&guest.name)).expect("console");
+    let reports = console.lines().filter(|line| line.starts_with("cloister: at ")).count();
+    assert!(reports > 0, "{console}");
+    assert!(!console.contains("fatal") && !console.contains("fault:"), "{console}");
+    println!("{STORM} NMIs, {reports} reports, {fetched} files in {:.1?}", began.elapsed());
+    bed.finish(&[&guest.name]);
 }
