@@ -43,7 +43,7 @@ const SERVICE_SAMPLE: usize = 300;
 const KERNEL_LEAST: usize = 20;
 const SERVICE_LEAST: usize = 4;
 /// NMIs by `xl trigger`, in a row.
-const STORM: usize = 150;
+const STORM: usize = 100;
 /// The time for them.
 const STORM_LIMIT: Duration = Duration::from_secs(600);
 /// Bytes of the file that is fetched meanwhile.
@@ -56,7 +56,7 @@ const NMI_HANDLER: usize = 16;
 /// The instructions before which events are injected.
 struct Points {
     /// Those that the image must come to, by what they are for.
-    required: [(&'static str, BTreeSet<u64>); 4],
+    required: [(&'static str, BTreeSet<u64>); 5],
     /// A sample of the kernel's other instructions.
     kernel: BTreeSet<u64>,
     /// A sample of the services' instructions.
@@ -73,6 +73,7 @@ impl Points {
             ("system call, and the way back", flow(kernel.symbol("system_call_entry"))),
             ("upcall", flow(kernel.symbol("upcall_entry"))),
             ("faults", FAULTS.iter().flat_map(|vector| flow(kernel.symbol("trap_stubs") + 16 * vector)).collect()),
+            ("NMI", flow(kernel.symbol("nmi_entry"))),
             ("hypercall and sleep", hypercalls.map(|at| at - page + KERNEL_HYPERCALL_PAGE).collect()),
         ];
         let delicate = kernel.instructions().into_iter().filter(delicate).map(|one| one.ip());
@@ -151,14 +152,7 @@ impl Campaign {
     /// Injects every event before the instruction at which the image is stopped. Returns `false` if
     /// Xen injects an event there itself, so that no other can be.
     fn inject_all(&mut self, before: &Registers) -> Result<bool, BedError> {
-        let Some(entry) = self.machine.leave_image(before.rip())? else { return Ok(false) };
-        self.machine.save()?;
-        for (event, name, vector) in
-            [(Event::MachineCheck, "machine check", 18), (Event::DoubleFault, "double fault", 8)]
-        {
-            self.machine.inject(&entry, event)?;
-            self.expect_end(before, name, vector, before.rsp())?;
-        }
+        let Some(entry) = self.inject_fatal(before)? else { return Ok(false) };
         if self.uses_kernel_stack(before) {
             // In the page below the stack, which is never mapped. The processor cannot push the
             // page fault either, and makes it a double fault.
@@ -166,8 +160,23 @@ impl Campaign {
             self.machine.set_stack(&entry, stack)?;
             self.expect_end(before, "double fault", 8, stack)?;
         }
-        self.expect_return(before, &entry)?;
+        self.machine.inject(&entry, Event::Nmi)?;
+        self.expect_return(before)?;
         Ok(true)
+    }
+
+    /// Injects the fatal events before the instruction at which the image is stopped. Returns the
+    /// way into the image there, unless Xen injects an event itself.
+    fn inject_fatal(&mut self, before: &Registers) -> Result<Option<Entry>, BedError> {
+        let Some(entry) = self.machine.leave_image(before.rip())? else { return Ok(None) };
+        self.machine.save()?;
+        for (event, name, vector) in
+            [(Event::MachineCheck, "machine check", 18), (Event::DoubleFault, "double fault", 8)]
+        {
+            self.machine.inject(&entry, event)?;
+            self.expect_end(before, name, vector, before.rsp())?;
+        }
+        Ok(Some(entry))
     }
 
     fn uses_kernel_stack(&self, before: &Registers) -> bool {
@@ -192,15 +201,18 @@ impl Campaign {
         self.machine.restore()
     }
 
-    /// Injects an NMI, and asserts that the image goes on with the registers that it had.
-    fn expect_return(&mut self, before: &Registers, entry: &Entry) -> Result<(), BedError> {
+    /// Asserts that the image handles an NMI now, and goes on with the registers that it had. Injects
+    /// the fatal events into the first handlers.
+    fn expect_return(&mut self, before: &Registers) -> Result<(), BedError> {
         let at = before.rip();
-        self.machine.inject(entry, Event::Nmi)?;
-        let handler = BTreeSet::from([self.kernel.symbol("nmi_entry")]);
-        let found = self.machine.run_to(&handler, STEP, &|_| false)?;
-        let mut now = found.unwrap_or_else(|| panic!("an NMI at {at:#x} does not come to its handler"));
+        let mut now = self.run_to_one(self.kernel.symbol("nmi_entry"))?;
         assert_eq!(now.rsp(), self.kernel.symbol("nmi_stack_top") - NMI_FRAME, "the stack of an NMI at {at:#x}");
         for _ in 0..NMI_HANDLER {
+            if self.open.remove(&now.rip()) {
+                let entry = self.inject_fatal(&now)?;
+                assert!(entry.is_some(), "Xen interrupted an NMI's handler");
+                assert_eq!(self.run_to_one(now.rip())?, now);
+            }
             now = self.machine.step()?;
             if now.rip() == at {
                 break;
@@ -209,6 +221,11 @@ impl Campaign {
         assert_eq!(&now, before, "an NMI at {at:#x} changed a register");
         self.events += 1;
         Ok(())
+    }
+
+    fn run_to_one(&mut self, at: u64) -> Result<Registers, BedError> {
+        let found = self.machine.run_to(&BTreeSet::from([at]), STEP, &|_| false)?;
+        Ok(found.unwrap_or_else(|| panic!("the image does not come to {at:#x}")))
     }
 }
 
