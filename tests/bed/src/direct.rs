@@ -60,7 +60,8 @@ pub fn run(
     let log = folder.join("xen.log");
     std::fs::write(&log, "").at(&log)?;
     progress("running straight under Xen");
-    let qemu = Qemu::spawn(arguments(&xen, image, cmdline, &log), &folder.join("qemu.log"))?;
+    let memory = Memory { machine: 1024, domain: 256 };
+    let qemu = Qemu::spawn(arguments(&xen, image, cmdline, &log, memory, ""), &folder.join("qemu.log"))?;
     let until = std::time::Instant::now() + limit;
     loop {
         let ended = qemu.wait(Duration::from_millis(50));
@@ -82,16 +83,36 @@ pub fn run(
     }
 }
 
-fn arguments(xen: &Path, image: &Path, cmdline: &str, log: &Path) -> Vec<String> {
-    let xen_options = "console=com1 com1=115200,8n1 loglvl=all guest_loglvl=all dom0=pvh dom0-iommu=none \
-                       dom0_mem=256M,max:256M cpuidle=0 bootscrub=0";
+/// Sizes in MiB.
+pub(crate) struct Memory {
+    /// The memory of QEMU's machine.
+    pub machine: u32,
+    /// The memory of the image, a part of it.
+    pub domain: u32,
+}
+
+/// Returns QEMU's command line. `more` are further options of Xen.
+pub(crate) fn arguments(
+    xen: &Path,
+    image: &Path,
+    cmdline: &str,
+    log: &Path,
+    memory: Memory,
+    more: &str,
+) -> Vec<String> {
+    let Memory { machine, domain } = memory;
+    let xen_options = format!(
+        "console=com1 com1=115200,8n1 loglvl=all guest_loglvl=all dom0=pvh dom0-iommu=none \
+         dom0_mem={domain}M,max:{domain}M cpuidle=0 bootscrub=0 {more}"
+    );
     let module = format!("{} {}", escape(&image.to_string_lossy()), escape(cmdline));
     let mut arguments: Vec<String> =
-        ["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "1", "-m", "1024"].map(str::to_owned).into();
+        ["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "1", "-m"].map(str::to_owned).into();
+    arguments.push(machine.to_string());
     arguments.extend(["-display", "none", "-monitor", "none", "-no-reboot"].map(str::to_owned));
     arguments.extend(["-serial".to_owned(), format!("file:{}", escape(&log.to_string_lossy()))]);
     arguments.extend(["-kernel".to_owned(), xen.to_string_lossy().into_owned()]);
-    arguments.extend(["-append".to_owned(), xen_options.to_owned(), "-initrd".to_owned(), module]);
+    arguments.extend(["-append".to_owned(), xen_options, "-initrd".to_owned(), module]);
     arguments
 }
 

@@ -108,6 +108,9 @@ pub enum BedError {
         /// The log's end.
         tail: String,
     },
+    /// QEMU's stub for gdb did not do what it was asked to.
+    #[error("QEMU's stub for gdb: {0}")]
+    Debugger(String),
     /// The bed was asked to stop.
     #[error("stopped while {0}")]
     Stopped(String),
