@@ -14,6 +14,7 @@ pub mod clearing;
 pub mod clock;
 pub mod console;
 pub mod entropy;
+pub mod events;
 pub mod grant_frames;
 pub mod kernel;
 pub mod memory;

@@ -8,6 +8,7 @@ use cloister_caps::tables::{TableError, Tables};
 use cloister_caps::{EvtchnPort, Gfn, PAGE_SIZE};
 use cloister_kernel_core::address_space::allocate_copies;
 use cloister_kernel_core::boot::{self, BootError, MAX_MAP, MapEntry, StartInfo};
+use cloister_kernel_core::events::take_events;
 use cloister_kernel_core::grant_frames::{self, TooFewFrames};
 use cloister_kernel_core::memory::{FreeMemory, KernelLocation, find_hole, free_memory};
 use cloister_kernel_core::placement::{
@@ -130,7 +131,7 @@ fn prepare(start_info: u64, mut identity: IdentityMap) -> Result<(), Failure> {
         relocate_hypercall_page(xen, &mut kernel_root, &mut identity, &mut free)?;
     }
     let memory = map.iter().filter(|entry| entry.ram).map(|entry| entry.length).sum();
-    let console_port = map_console(xen);
+    let console_port = start_console(xen, tables);
     print_version(xen, memory)?;
     print_policy(&tables, &features);
     let (shared_info, grants) = map_shared_pages(xen, &tables, &map)?;
@@ -226,7 +227,7 @@ fn measure_interrupt(xen: Xen, shared_info: SharedInfo) -> (Costs, u64) {
         let now = shared_info.now();
         least = least.min(now.saturating_sub(begun));
         idle += now.saturating_sub(asleep);
-        shared_info.take_events(|port| shared_info.unmask(port));
+        take_events(shared_info, |port| shared_info.unmask(port));
     }
     (profile::costs(Costs::new(least)), idle)
 }
@@ -277,13 +278,18 @@ fn relocate_hypercall_page(
     Ok(())
 }
 
-/// Maps the console page and makes it the console. Returns the console's port, if Xen provides one.
-fn map_console(xen: Xen) -> Option<EvtchnPort> {
-    let frame = hypercall::get_param(xen, Param::ConsolePfn)?;
-    let port = EvtchnPort(u32::try_from(hypercall::get_param(xen, Param::ConsoleEvtchn)?).ok()?);
+/// Starts the console, on the page that Xen provides for it. Returns the console's port, if there
+/// is one.
+fn start_console(xen: Xen, tables: Tables<'static>) -> Option<EvtchnPort> {
+    let provided = || {
+        let frame = hypercall::get_param(xen, Param::ConsolePfn)?;
+        let port = u32::try_from(hypercall::get_param(xen, Param::ConsoleEvtchn)?).ok()?;
+        Some((Gfn(frame), EvtchnPort(port)))
+    };
+    let provided = provided();
     // SAFETY: Xen provides the page for the console alone.
-    unsafe { console::map_ring(xen, Gfn(frame), port) };
-    Some(port)
+    console::start(tables, provided.map(|(frame, port)| unsafe { console::map_ring(xen, frame, port) }));
+    provided.map(|(_, port)| port)
 }
 
 /// Prints the versions of the image and of Xen, and the size of the memory.

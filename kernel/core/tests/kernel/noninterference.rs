@@ -68,7 +68,7 @@ fn does(bench: &mut Bench, service: ServiceId, act: &Act) -> Seen {
             bench.call(service, 0, [deadline, hold, 0, 0, 0, 0]);
             Seen::Notifications(bench.kernel.take_answer(service, bench.machine.time).unwrap().words[0])
         }
-        Act::Fault => Seen::Restarted(bench.kernel.fault(service)),
+        Act::Fault => Seen::Restarted(bench.kernel.fault(&mut bench.machine, service)),
     }
 }
 
