@@ -16,6 +16,7 @@ pub mod clock;
 pub mod console;
 pub mod entropy;
 pub mod event_channels;
+pub mod events;
 pub mod grant_frames;
 pub mod kernel;
 pub mod memory;

@@ -3,6 +3,7 @@
 use cloister_caps::{DomId, EvtchnPort, GrantRef, ServiceId};
 
 use crate::placement::RegionFrame;
+use crate::refusal::Refusal;
 
 /// The machine under the kernel: Xen in the image, the simulated hypervisor on the host.
 pub trait Platform {
@@ -14,8 +15,14 @@ pub trait Platform {
     fn random(&mut self) -> Option<[u64; 2]>;
     /// Writes text of a service, which has this name, to the console.
     fn service_text(&mut self, name: &str, service: ServiceId, text: &[u8]);
+    /// Discards the text that a service has written since its last whole line.
+    fn discard_text(&mut self, service: ServiceId);
     /// Writes a line of the kernel's own to the console.
     fn log(&mut self, line: core::fmt::Arguments<'_>);
+    /// Writes the line of a refusal to the console, within a rate.
+    fn log_refusal(&mut self, refusal: &Refusal<'_>) {
+        self.log(format_args!("{refusal}"));
+    }
     /// Allocates an event channel that `peer` may bind (`EVTCHNOP_alloc_unbound`).
     ///
     /// The port is masked until [`Platform::unmask`], and again after each event that was

@@ -3,8 +3,10 @@
 use core::fmt;
 
 use cloister_caps::abi::{SYSTEM_CALL_INVOKE, SYSTEM_CALL_WAIT};
-use cloister_caps::tables::{Capability, Object, Tables};
+use cloister_caps::tables::{Capability, MAX_SLOTS, Object, Tables};
 use cloister_caps::{Kind, Operation, ServiceId, Status};
+
+use crate::console::first::{Refused, RefusedCall};
 
 /// Describes a refused system call. Its `Display` form is the line for the log.
 #[derive(Clone, Copy)]
@@ -43,7 +45,9 @@ impl fmt::Display for Refusal<'_> {
             None => write!(f, "operation={} ", self.operation)?,
         }
         match self.capability {
-            Some(capability) => write!(f, "object={}:{} ", capability.kind().name(), self.object(&capability))?,
+            Some(capability) => {
+                write!(f, "object={}:{} ", capability.kind().name(), object(&self.tables, &capability))?
+            }
             None => write!(f, "object=slot:{} ", self.slot)?,
         }
         write!(f, "missing=\"")?;
@@ -52,20 +56,24 @@ impl fmt::Display for Refusal<'_> {
     }
 }
 
-impl Refusal<'_> {
-    /// Returns the name of the object of a capability, or the capability's own if the object has
-    /// none.
-    fn object(&self, capability: &Capability) -> &str {
-        let tables = &self.tables;
-        tables.name(match capability.object {
-            Object::Sender(queue) | Object::Receiver(queue) => tables.queue(queue).name,
-            Object::Port(rule) => tables.port(rule).name,
-            Object::Grant(rule) => tables.grant(rule).name,
-            Object::Region(mapping) => tables.region(tables.mapping(mapping).region).name,
-            Object::Console | Object::Clock | Object::Entropy | Object::Power | Object::Info => capability.name,
-        })
-    }
+/// Returns the name of the object of a capability, or the capability's own if the object has none.
+fn object<'t>(tables: &Tables<'t>, capability: &Capability) -> &'t str {
+    tables.name(match capability.object {
+        Object::Sender(queue) | Object::Receiver(queue) => tables.queue(queue).name,
+        Object::Port(rule) => tables.port(rule).name,
+        Object::Grant(rule) => tables.grant(rule).name,
+        Object::Region(mapping) => tables.region(tables.mapping(mapping).region).name,
+        Object::Console | Object::Clock | Object::Entropy | Object::Power | Object::Info => capability.name,
+    })
+}
 
+/// Returns the capability in a slot of a service, if there is one.
+pub(crate) fn capability_in(tables: &Tables<'_>, service: ServiceId, slot: u64) -> Option<Capability> {
+    let of = |capability: &Capability| capability.service == service && u64::from(capability.slot) == slot;
+    tables.capabilities().iter().find(of)
+}
+
+impl Refusal<'_> {
     /// Writes the rule that is missing, or why the operation is not possible.
     fn missing(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let service = self.tables.service_name(self.service);
@@ -94,5 +102,36 @@ impl Refusal<'_> {
             (Status::InUse, _) => write!(f, "none: the peer still uses the page"),
             (Status::Done | Status::NoCapability | Status::BadSystemCall, _) => write!(f, "none"),
         }
+    }
+}
+
+/// Describes a refused system call of which the line had no room when it was made. Its `Display`
+/// form is the line that is printed later. Its arguments are not kept.
+#[derive(Clone, Copy)]
+pub struct LateRefusal<'a> {
+    /// The tables, for names.
+    pub tables: Tables<'a>,
+    /// The service that made the call.
+    pub service: ServiceId,
+    /// What was refused.
+    pub refused: Refused,
+}
+
+impl fmt::Display for LateRefusal<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let LateRefusal { tables, service, refused } = self;
+        write!(f, "refused: service={} ", tables.service_name(*service))?;
+        match refused.what {
+            RefusedCall::Operation(operation) => write!(f, "operation={} ", operation.name())?,
+            RefusedCall::UnknownOperation => write!(f, "operation=unknown ")?,
+            RefusedCall::UnknownCall => write!(f, "operation=call:unknown ")?,
+        }
+        match capability_in(tables, *service, refused.slot.into()) {
+            Some(capability) => write!(f, "object={}:{} ", capability.kind().name(), object(tables, &capability))?,
+            None if refused.what == RefusedCall::UnknownCall => write!(f, "object=none ")?,
+            None if usize::from(refused.slot) < MAX_SLOTS => write!(f, "object=slot:{} ", refused.slot)?,
+            None => write!(f, "object=slot:unknown ")?,
+        }
+        write!(f, "missing=\"not kept: the console had no room\"")
     }
 }

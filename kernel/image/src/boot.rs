@@ -10,6 +10,7 @@ use cloister_kernel_core::address_space::allocate_copies;
 use cloister_kernel_core::boot::{self, BootError, MAX_MAP, MapEntry, StartInfo};
 use cloister_kernel_core::claims::{ClaimError, ClaimedFrames, GuestMemory, KernelLocation, SpecialPages};
 use cloister_kernel_core::event_channels::{self, TooFewPorts};
+use cloister_kernel_core::events::take_events;
 use cloister_kernel_core::grant_frames::{self, TooFewFrames};
 use cloister_kernel_core::memory::{FreeMemory, OwnedFrames};
 use cloister_kernel_core::placement::{
@@ -148,7 +149,7 @@ fn prepare(start_info: u64, mut identity: IdentityMap) -> Result<(), Failure> {
     if features.gigabyte() {
         relocate_hypercall_page(xen, &mut kernel_root, &mut identity, &mut free)?;
     }
-    let console_port = console.and_then(|page| map_console(xen, page));
+    let console_port = start_console(xen, tables, console);
     print_version(xen, ram)?;
     print_policy(&tables, &features);
     let speculation = speculation::prepare(features.speculation(), &tables.image())?;
@@ -258,7 +259,7 @@ fn measure_interrupt(xen: Xen, shared_info: SharedInfo) -> (Costs, u64) {
         let now = shared_info.now();
         least = least.min(now.saturating_sub(begun));
         idle += now.saturating_sub(asleep);
-        shared_info.take_events(|port| shared_info.unmask(port));
+        take_events(shared_info, |port| shared_info.unmask(port));
     }
     (profile::costs(Costs::new(least)), idle)
 }
@@ -309,12 +310,17 @@ fn relocate_hypercall_page(
     Ok(())
 }
 
-/// Maps the console page and makes it the console. Returns the console's port, if Xen provides one.
-fn map_console(xen: Xen, page: ClaimedFrames) -> Option<EvtchnPort> {
-    let port = EvtchnPort(u32::try_from(hypercall::get_param(xen, Param::ConsoleEvtchn)?).ok()?);
+/// Starts the console, on the page that Xen provides for it. Returns the console's port, if there
+/// is one.
+fn start_console(xen: Xen, tables: Tables<'static>, page: Option<ClaimedFrames>) -> Option<EvtchnPort> {
+    let provided = page.and_then(|page| {
+        let port = u32::try_from(hypercall::get_param(xen, Param::ConsoleEvtchn)?).ok()?;
+        Some((page, EvtchnPort(port)))
+    });
+    let port = provided.as_ref().map(|(_, port)| *port);
     // SAFETY: `GuestMemory` has claimed the page for the console.
-    unsafe { console::map_ring(xen, page, port) };
-    Some(port)
+    console::start(tables, provided.map(|(page, port)| unsafe { console::map_ring(xen, page, port) }));
+    port
 }
 
 /// Prints the versions of the image and of Xen, and the size of the memory.

@@ -10,8 +10,14 @@ use crate::{console, hypercall_page, processor};
 static DYING: AtomicBool = AtomicBool::new(false);
 
 /// Prints the reason on the console and on the debug port, and ends the domain with a crash code.
+///
+/// First it waits for the daemon to take the lines before, so that they and the reason have room.
+/// With a daemon that takes nothing it goes on, after as many yields as [`console::drain`] makes,
+/// twice.
 pub fn fatal(why: fmt::Arguments<'_>) -> ! {
     if !DYING.swap(true, Ordering::SeqCst) {
+        console::drain();
+        console::counts();
         console::line(format_args!("cloister: fatal: {why}"));
         if console::has_ring() {
             console::debug_line(format_args!("cloister: fatal: {why}"));

@@ -2,10 +2,10 @@
 
 use cloister_caps::{DomId, EvtchnPort, GrantRef, ServiceId};
 use cloister_kernel_core::Platform;
-use cloister_kernel_core::console::ConsoleLog;
 use cloister_kernel_core::entropy::Generator;
 use cloister_kernel_core::event_channels;
 use cloister_kernel_core::placement::RegionFrame;
+use cloister_kernel_core::refusal::Refusal;
 
 #[cfg(feature = "back-end")]
 use crate::back_end;
@@ -25,7 +25,6 @@ pub struct Machine {
     grants: GrantTable,
     rdrand: Option<RdRand>,
     random: Option<Generator>,
-    log: ConsoleLog,
     /// The event channels that the policy's rules need.
     ports_needed: u32,
 }
@@ -45,7 +44,6 @@ impl Machine {
             grants,
             rdrand,
             random: rdrand.and_then(|rdrand| Generator::seeded(|| rdrand.word())),
-            log: ConsoleLog::new(),
             ports_needed,
         }
     }
@@ -83,12 +81,20 @@ impl Platform for Machine {
         Some(generator.draw())
     }
 
-    fn service_text(&mut self, name: &str, service: ServiceId, text: &[u8]) {
-        self.log.add_text((name, service), text, self.shared_info.now(), console::line);
+    fn service_text(&mut self, _: &str, service: ServiceId, text: &[u8]) {
+        console::service_text(service, text, self.shared_info.now());
+    }
+
+    fn discard_text(&mut self, service: ServiceId) {
+        console::discard_text(service);
     }
 
     fn log(&mut self, line: core::fmt::Arguments<'_>) {
-        self.log.add_refusal(line, self.shared_info.now(), console::line);
+        console::line(line);
+    }
+
+    fn log_refusal(&mut self, refusal: &Refusal<'_>) {
+        console::refusal(refusal, self.shared_info.now());
     }
 
     fn open_port(&mut self, peer: DomId) -> Option<EvtchnPort> {

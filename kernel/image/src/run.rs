@@ -1,6 +1,7 @@
 //! Serves entries from ring 3, and chooses the service that runs next.
 
 use cloister_caps::{EvtchnPort, Operation, ServiceId};
+use cloister_kernel_core::events::take_events;
 use cloister_kernel_core::run_loop::{self, Cause, Entry, Processor};
 use cloister_kernel_core::schedule::{Alarm, Next};
 use cloister_kernel_core::speculation::Barriers;
@@ -159,6 +160,8 @@ impl Run {
     /// Prints the report and ends the domain for `service`.
     fn shut_down(&mut self, service: ServiceId, reason: Shutdown, operation: Operation) -> ! {
         let name = self.kernel.tables().service_name(service);
+        // The report needs most of the room.
+        console::drain();
         self.report();
         console::line(format_args!("cloister: power {} by {name}", operation.name()));
         console::drain();
@@ -187,7 +190,7 @@ impl Run {
         } else {
             console::line(format_args!("fault: {name} {what} rip={rip:#x} rsp={rsp:#x} error={error:#x}"));
         }
-        match self.kernel.fault(service) {
+        match self.kernel.fault(&mut self.machine, service) {
             FaultAction::Restart(count) => {
                 console::line(format_args!("restart: {name} number {count}"));
                 self.services.restart(service, self.kernel.placements(), frame);
@@ -195,7 +198,7 @@ impl Run {
                 // service, the next `resume` switches.
                 self.current = None;
             }
-            FaultAction::StopService => console::line(format_args!("stopped: {name}: its restart rule allows no more")),
+            FaultAction::StopService => {}
             FaultAction::StopImage => {
                 fatal(format_args!("{name} faulted, and its restart rule stops the image (rip={rip:#x})"))
             }
@@ -217,6 +220,7 @@ impl Run {
         counts.for_each(|(name, count)| console::line(format_args!("cloister: count {name} {count}")));
         self.kernel.used_rights().for_each(|used| console::line(format_args!("{used}")));
         profile::print(&self.kernel.tables());
+        console::counts();
     }
 
     /// Chooses the service that runs at `now`, and returns its trap frame.
@@ -266,6 +270,9 @@ impl Processor for Run {
     }
 
     fn sleep(&mut self, asleep: u64) -> Option<u64> {
+        if self.kernel.has_revocations(asleep) {
+            self.kernel.retry_revocations(&mut self.machine);
+        }
         if self.hash_tables(asleep) {
             let now = self.shared_info.now();
             self.kernel.note_idle(now);
@@ -282,13 +289,14 @@ impl Processor for Run {
     fn take_events(&mut self) -> Cause {
         let mut cause = Cause::default();
         let Run { kernel, machine, shared_info, timer_port, console_port, .. } = self;
-        shared_info.take_events(|port| {
+        let shared_info = *shared_info;
+        take_events(shared_info, |port| {
             count(Count::Event);
             cause.note(if port == *timer_port {
                 machine.unmask(port);
                 kernel.timer_fired()
             } else if Some(port) == *console_port {
-                console::handle_event();
+                console::handle_event(shared_info.now());
                 machine.unmask(port);
                 None
             } else {

@@ -2,9 +2,9 @@
 
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
 
-use cloister_caps::xen::event::PORTS;
 use cloister_caps::{EvtchnPort, Gfn};
 use cloister_kernel_core::clock::{TimeInfo, WallClock};
+use cloister_kernel_core::events::{EventWords, PORT_WORDS};
 
 use crate::hypercall::{self, HypercallError, Space};
 use crate::hypercall_page::Xen;
@@ -32,8 +32,6 @@ mod field {
     pub const WALL_SECONDS_HIGH: usize = offset_of!(SharedInfo, wc_sec_hi);
 }
 
-/// Words with the ports of the 2-level ABI. Each has 64.
-const PORT_WORDS: usize = PORTS / 64;
 /// The number of times that a record is read again while Xen is changing it. Then it is taken as it
 /// is.
 const RETRIES: usize = 1_000;
@@ -101,29 +99,6 @@ impl SharedInfo {
         }
     }
 
-    /// Takes every event that is pending and not masked: masks its port, clears the event, and
-    /// calls `handle` with the port.
-    ///
-    /// The number of ports bounds the work, because a port that was handled is masked.
-    pub fn take_events(self, mut handle: impl FnMut(EvtchnPort)) {
-        while self.u8_at(field::UPCALL_PENDING).swap(0, Ordering::SeqCst) != 0 {
-            let mut selector = self.u64_at(field::PENDING_SELECTOR).swap(0, Ordering::SeqCst);
-            while selector != 0 {
-                let index = selector.trailing_zeros() as usize;
-                selector &= selector - 1;
-                let (pending, mask) = (self.u64_at(field::PENDING + index * 8), self.u64_at(field::MASK + index * 8));
-                let mut bits = pending.load(Ordering::SeqCst) & !mask.load(Ordering::SeqCst);
-                mask.fetch_or(bits, Ordering::SeqCst);
-                pending.fetch_and(!bits, Ordering::SeqCst);
-                while bits != 0 {
-                    let port = index as u32 * 64 + bits.trailing_zeros();
-                    bits &= bits - 1;
-                    handle(EvtchnPort(port));
-                }
-            }
-        }
-    }
-
     /// Reads a record whose version is odd while Xen changes it.
     fn consistent<T>(self, version: usize, read: impl Fn() -> T) -> T {
         let mut retries = RETRIES;
@@ -166,5 +141,26 @@ impl SharedInfo {
             nanoseconds: self.u32_at(field::WALL_NANOSECONDS).load(Ordering::Relaxed),
         });
         clock.at(self.now())
+    }
+}
+
+impl EventWords for SharedInfo {
+    #[inline]
+    fn take_upcall(&self) -> bool {
+        self.u8_at(field::UPCALL_PENDING).swap(0, Ordering::SeqCst) != 0
+    }
+
+    #[inline]
+    fn take_selector(&self) -> u64 {
+        self.u64_at(field::PENDING_SELECTOR).swap(0, Ordering::SeqCst)
+    }
+
+    #[inline]
+    fn take_ports(&self, index: usize) -> u64 {
+        let (pending, mask) = (self.u64_at(field::PENDING + index * 8), self.u64_at(field::MASK + index * 8));
+        let ports = pending.load(Ordering::SeqCst) & !mask.load(Ordering::SeqCst);
+        mask.fetch_or(ports, Ordering::SeqCst);
+        pending.fetch_and(!ports, Ordering::SeqCst);
+        ports
     }
 }

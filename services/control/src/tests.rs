@@ -5,7 +5,7 @@ use cloister_caps::{Operation, Slot};
 use cloister_interfaces::control::Reply as ControlReply;
 use cloister_interfaces::{Notifications, Server};
 use cloister_sim::fakes::StoreService;
-use cloister_sim::{Recorder, SharedMemory, Xenstored, channel};
+use cloister_sim::{ChannelMemory, Recorder, SharedMemory, Xenstored, channel};
 use proptest::prelude::*;
 
 use super::*;
@@ -16,6 +16,8 @@ struct World {
     system: Recorder,
     daemon: Xenstored,
     store: StoreService<Recorder>,
+    /// The memory of the queues to the XenStore service.
+    memory: ChannelMemory,
     tcpip: Server<Control, Recorder, SharedMemory>,
     service: Controller<Recorder, SharedMemory>,
     now: u64,
@@ -24,7 +26,8 @@ struct World {
 impl World {
     fn new() -> World {
         let system = Recorder::new();
-        let (store, store_server) = channel::<Store, _>(&system, 0, &system, 1, 4);
+        let memory = ChannelMemory::new::<Store>(4);
+        let (store, store_server) = memory.ends((&system, 0), (&system, 1));
         let (control, tcpip) = channel::<Control, _>(&system, 2, &system, 3, 2);
         let service = Controller::new(Caps {
             console: Console::new(system.clone(), Slot(0)),
@@ -35,7 +38,7 @@ impl World {
         });
         let daemon = Xenstored::new(SharedMemory::new(4096), 7);
         let store = StoreService::new(store_server);
-        World { system, daemon, store, tcpip, service, now: 1_000_000_000 }
+        World { system, daemon, store, memory, tcpip, service, now: 1_000_000_000 }
     }
 
     fn settle(&mut self) {
@@ -80,6 +83,18 @@ fn features_are_published_and_an_empty_node_is_no_command() {
     assert!(!world.quiesced());
     assert!(!world.store.in_transaction());
     assert_eq!((world.powered(), world.service.deadline()), (vec![], None));
+}
+
+#[test]
+fn a_malformed_message_of_the_xenstore_service_is_logged() {
+    let mut world = World::new();
+    world.settle();
+    world.store.notify(1);
+    world.memory.replies.rewrite_last(&[0xFF; 8]);
+    world.service.notified(Notifications::ALL);
+    assert_eq!(world.system.console(), "violation by xenstore: a message with an unknown tag at byte 0\n");
+    world.command("poweroff");
+    assert!(world.quiesced(), "the next ones are handled");
 }
 
 #[test]

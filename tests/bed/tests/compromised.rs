@@ -92,6 +92,33 @@ impl Arena {
         assert_eq!(made - 1, faulted + refused + taken_in + without_effect, "{done}");
         assert!(outcomes.len() >= ATTEMPTS, "{} outcomes", outcomes.len());
         self.check_attribution(&console);
+        self.check_log(&console);
+    }
+
+    /// Checks that the log was not silenced: it has the refused call that came after a flood and
+    /// other refusals, and every fault and restart. Only text of services is dropped, and repeated
+    /// refusals.
+    fn check_log(&self, console: &str) {
+        let role = self.role;
+        for operation in ["off", "reboot"] {
+            let deed = format!("refused: service={role} operation={operation} object=slot:63 ");
+            assert!(console.lines().any(|line| line.starts_with(&deed)), "no line {deed}");
+        }
+        let restart = format!("restart: {role} number ");
+        let restarts = console.lines().filter_map(|line| line.trim_end().strip_prefix(&restart)?.parse().ok());
+        let restarts: Vec<usize> = restarts.collect();
+        assert_eq!(restarts, (1..=restarts.len()).collect::<Vec<_>>(), "each restart is shown, in order");
+        let fault = format!("fault: {role} ");
+        let faults = console.lines().filter(|line| line.starts_with(&fault)).count();
+        assert_eq!(faults, restarts.len(), "each fault is shown");
+        assert!(!console.contains("cloister: ["), "lines of the kernel were dropped");
+        let dropped = format!("{role}: [");
+        let dropped =
+            console.lines().filter_map(|line| line.trim_end().strip_prefix(&dropped)?.strip_suffix(" lines dropped]"));
+        println!(
+            "{role}: {} lines of text dropped",
+            dropped.filter_map(|count| count.parse::<usize>().ok()).sum::<usize>()
+        );
     }
 
     /// Checks that each fault, restart and refusal names the role, and no other service.

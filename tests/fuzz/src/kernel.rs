@@ -7,7 +7,8 @@ use cloister_caps::{EvtchnPort, Operation, PAGE_SIZE, ServiceId, Status};
 use cloister_kernel_core::claims::{Claims, Owner};
 use cloister_kernel_core::memory::{FrameRange, FreeMemory};
 use cloister_kernel_core::placement::{BootRegions, Placements, place_regions};
-use cloister_kernel_core::{Kernel, Outcome};
+use cloister_kernel_core::schedule::State;
+use cloister_kernel_core::{FaultAction, Kernel, Outcome};
 use cloister_sim::hypervisor::events::XENSTORE_PORT;
 use cloister_sim::platform::CheckingPlatform;
 
@@ -16,20 +17,28 @@ use crate::script::{Bytes, Claim, Trace, Word, World};
 /// The size of the guest's memory, in pages.
 const MEMORY: u64 = (64 << 20) / PAGE_SIZE as u64;
 
-const POLICIES: [&str; 4] = [
+const POLICIES: [&str; 5] = [
     include_str!("../../../policy/default.toml"),
     include_str!("../../guests/prober.toml"),
     include_str!("../../guests/selftest.toml"),
     include_str!("../../guests/back-end.toml"),
+    // With `STOPS` in place of its restart rules.
+    include_str!("../../../policy/default.toml"),
 ];
+/// The index of the policy under which services are stopped, and the rule that says so.
+const STOPPING: usize = 4;
+const STOPS: &str = "restart = { limit = 1, then = \"stop-service\" }";
 
 /// Returns the tables of a policy of this repository.
 fn tables(policy: u8) -> &'static [u8] {
     thread_local! {
         static ALL: Vec<&'static [u8]> = POLICIES
             .iter()
-            .map(|text| {
-                let policy = cloister_policy::parse("the policy", text).unwrap_or_else(|report| panic!("{report}"));
+            .enumerate()
+            .map(|(index, text)| {
+                let rule = "restart = { limit = 0, then = \"stop-image\" }";
+                let text = if index == STOPPING { text.replace(rule, STOPS) } else { (*text).to_owned() };
+                let policy = cloister_policy::parse("the policy", &text).unwrap_or_else(|report| panic!("{report}"));
                 &*policy.tables().expect("tables").leak()
             })
             .collect();
@@ -109,7 +118,9 @@ impl<'t> Bench<'t> {
                     64..128 => (u64::from(peer % 4), 0),
                     128.. => (b.0.into(), 0),
                 };
-                self.call(service, 1, [slot, number, a.0.into(), peer, c.0.into(), further]);
+                if self.kernel.state(service) != State::Stopped {
+                    self.call(service, 1, [slot, number, a.0.into(), peer, c.0.into(), further]);
+                }
             }
             Act::Wait(service, deadline) => {
                 let Some(service) = self.service(service) else { return };
@@ -126,14 +137,21 @@ impl<'t> Bench<'t> {
             }
             Act::Fault(service) => {
                 let Some(service) = self.service(service) else { return };
-                self.kernel.fault(service);
+                if self.kernel.fault(&mut self.machine, service) == FaultAction::StopService {
+                    self.nothing_left(service);
+                }
             }
             Act::Use(at) => {
                 let used = self.machine.granted.keys().nth(usize::from(at)).copied();
                 self.machine.in_use.extend(used);
             }
             Act::Release => self.machine.in_use.clear(),
-            Act::Run(took) => self.run(took.into()),
+            Act::Run(took) => {
+                self.run(took.into());
+                if self.kernel.has_revocations(self.machine.time) {
+                    self.kernel.retry_revocations(&mut self.machine);
+                }
+            }
             Act::Failing(failing) => self.set_failing(failing),
         }
     }
@@ -147,9 +165,36 @@ impl<'t> Bench<'t> {
         self.machine.random = (!failing).then_some([3, 4]);
     }
 
-    /// Returns the service of this number, if the tables have one.
+    /// Returns the service of this number, if the tables have one that is not stopped.
     fn service(&self, number: u8) -> Option<ServiceId> {
-        self.kernel.tables().services().id(usize::from(number % 17))
+        let service = self.kernel.tables().services().id(usize::from(number % 17))?;
+        (self.kernel.state(service) != State::Stopped).then_some(service)
+    }
+
+    /// Checks that a stopped service has no channel, and no grant but of pages that a peer uses.
+    /// The platform checks that none is ended twice.
+    fn nothing_left(&mut self, service: ServiceId) {
+        for capability in self.kernel.tables().capabilities().iter().filter(|held| held.service == service) {
+            match capability.object {
+                Object::Port(rule) if self.kernel.tables().port(rule).service == service => {
+                    let slot = u64::from(capability.slot);
+                    let sent = self.machine.sent.len();
+                    self.call(service, 1, [slot, Operation::PortSend as u64, 0, 0, 0, 0]);
+                    assert_eq!(self.machine.sent.len(), sent, "{service} has a channel");
+                }
+                Object::Grant(rule) => {
+                    let rule = self.kernel.tables().grant(rule);
+                    let mut references = rule.first_ref..rule.first_ref + rule.count;
+                    let left = |reference: u32| {
+                        let granted = self.machine.granted.contains_key(&reference);
+                        granted && !self.machine.in_use.contains(&reference)
+                            || self.machine.mapped.contains_key(&reference)
+                    };
+                    assert!(!references.any(left), "{service} grants a page");
+                }
+                _ => {}
+            }
+        }
     }
 
     /// Runs the service that the scheduler chooses.

@@ -24,6 +24,7 @@ impl Platform for NullPlatform {
         None
     }
     fn service_text(&mut self, _: &str, _: ServiceId, _: &[u8]) {}
+    fn discard_text(&mut self, _: ServiceId) {}
     fn log(&mut self, _: core::fmt::Arguments<'_>) {}
     fn open_port(&mut self, _: DomId) -> Option<EvtchnPort> {
         None
@@ -56,6 +57,8 @@ pub struct CheckingPlatform<'t> {
     pub log: Vec<String>,
     /// The text of the services.
     pub text: Vec<(ServiceId, Vec<u8>)>,
+    /// The services whose unfinished text was discarded.
+    pub discarded: Vec<ServiceId>,
     /// The granted pages, by their references: the frame, the peer, and `true` if it may write.
     pub granted: BTreeMap<u32, (u64, u16, bool)>,
     /// References of pages that the peer uses.
@@ -90,6 +93,7 @@ impl<'t> CheckingPlatform<'t> {
             refuses_ports: false,
             log: Vec::new(),
             text: Vec::new(),
+            discarded: Vec::new(),
             granted: BTreeMap::new(),
             in_use: BTreeSet::new(),
             open: BTreeSet::from([XENSTORE_PORT.0]),
@@ -133,6 +137,9 @@ impl Platform for CheckingPlatform<'_> {
         assert_eq!(name, self.tables.service_name(service));
         assert!(text.len() <= 32, "a system call carries 32 bytes");
         self.text.push((service, text.to_vec()));
+    }
+    fn discard_text(&mut self, service: ServiceId) {
+        self.discarded.push(service);
     }
     fn log(&mut self, line: core::fmt::Arguments<'_>) {
         let line = line.to_string();

@@ -7,6 +7,7 @@ mod info;
 mod objects;
 mod ports;
 mod regions;
+mod revoke;
 mod time;
 
 use cloister_caps::abi::{CONSOLE_CHUNK, SYSTEM_CALL_INVOKE, SYSTEM_CALL_WAIT};
@@ -17,7 +18,7 @@ use cloister_caps::{Operation, Rights, ServiceId, Status};
 use crate::accounting::{Accounting, Costs};
 use crate::placement::Placements;
 use crate::platform::Platform;
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, capability_in};
 use crate::schedule::{Scheduler, State};
 use crate::usage::{UsedRights, used_rights};
 
@@ -45,7 +46,7 @@ pub enum FaultAction {
     /// Restart the service from its pristine image. The number counts its restarts, this one
     /// included.
     Restart(u16),
-    /// Never run the service again.
+    /// Never run the service again. What it held is revoked.
     StopService,
     /// Stop the image with a crash code.
     StopImage,
@@ -75,6 +76,8 @@ pub struct Kernel<'t> {
     granted: References,
     /// Those of `granted` that stand for a page of a peer that we map.
     mapped: References,
+    /// The time in ns from which to try again to end the grants of stopped services.
+    retry_at: u64,
     /// Decides which service runs.
     scheduler: Scheduler,
     /// Charges the processor's time to services.
@@ -127,6 +130,7 @@ impl<'t> Kernel<'t> {
             clock_slots,
             granted: References::new([0; _]),
             mapped: References::new([0; _]),
+            retry_at: revoke::NEVER,
             refusals: 0,
             refusals_of: PerService::new([0; _]),
             boot_time: now,
@@ -287,8 +291,7 @@ impl<'t> Kernel<'t> {
         status: Option<Status>,
     ) -> Outcome {
         let [slot, number, ..] = *arguments;
-        let of = |capability: &Capability| capability.service == service && u64::from(capability.slot) == slot;
-        let capability = self.tables.capabilities().iter().find(of);
+        let capability = capability_in(&self.tables, service, slot);
         let status = status.unwrap_or_else(|| match (&capability, Operation::from_number(number)) {
             (None, _) => Status::NoCapability,
             (Some(capability), Some(operation)) if operation.applies_to(capability.kind()) => Status::MissingRight,
@@ -310,8 +313,8 @@ impl<'t> Kernel<'t> {
         let (tables, arguments) = (self.tables, *arguments);
         self.refusals += 1;
         self.refusals_of[service] += 1;
-        platform
-            .log(format_args!("{}", Refusal { tables, service, call, slot, operation, arguments, capability, status }));
+        let refusal = Refusal { tables, service, call, slot, operation, arguments, capability, status };
+        platform.log_refusal(&refusal);
         Outcome::Answer(Answer { status, words: [0; 2] })
     }
 
@@ -364,22 +367,19 @@ impl<'t> Kernel<'t> {
     }
 
     /// Applies the restart rule of a service that faulted.
-    ///
-    /// A restarted service finds all notification bits set, so that it looks at everything once. A
-    /// pending answer is dropped: it was for the earlier run.
-    pub fn fault(&mut self, service: ServiceId) -> FaultAction {
+    pub fn fault(&mut self, platform: &mut impl Platform, service: ServiceId) -> FaultAction {
+        platform.discard_text(service);
         let record = self.tables.service(service);
         if self.restarts[service] < record.restart_limit {
             self.restarts[service] += 1;
-            self.pending[service] = u64::MAX;
-            self.pending_answer[service] = false;
+            self.end_run(platform, service);
             self.scheduler.set_state(service, State::Ready);
             return FaultAction::Restart(self.restarts[service]);
         }
         match record.after_limit {
             AfterLimit::StopImage => FaultAction::StopImage,
             AfterLimit::StopService => {
-                self.scheduler.set_state(service, State::Stopped);
+                self.stop(platform, service);
                 FaultAction::StopService
             }
         }

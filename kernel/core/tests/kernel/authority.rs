@@ -253,7 +253,7 @@ fn after_a_restart_a_region_of_its_own_is_not_fresh() {
     let mut flags = || {
         let answer = bench.invoke("tcpip", "tx-pool", Operation::RegionFind, [0; 4]);
         let flags = answer.words[1] & !SIZE;
-        bench.kernel.fault(tcpip);
+        bench.kernel.fault(&mut bench.machine, tcpip);
         flags
     };
     assert_eq!([flags(), flags()], [EXCLUSIVE | FRESH, EXCLUSIVE]);

@@ -173,7 +173,7 @@ fn a_service_gets_one_answer_for_each_wait() {
     assert!(bench.kernel.take_answer(http, 0).is_some());
     assert_eq!(bench.kernel.take_answer(http, 0), None, "it has had it");
     bench.wait("http", u64::MAX);
-    bench.kernel.fault(http);
+    bench.kernel.fault(&mut bench.machine, http);
     assert_eq!(bench.kernel.take_answer(http, 0), None, "a restarted service begins at its entry");
 }
 

@@ -10,7 +10,8 @@ use crate::machine::{Bench, shipped, tables, with};
 fn the_shipped_policy_stops_the_image_at_the_first_fault() {
     let mut services = 0;
     for service in tables(&shipped()).services().ids() {
-        assert_eq!(Bench::new(&shipped()).kernel.fault(service), FaultAction::StopImage);
+        let mut bench = Bench::new(&shipped());
+        assert_eq!(bench.kernel.fault(&mut bench.machine, service), FaultAction::StopImage);
         services += 1;
     }
     assert_eq!(services, 6);
@@ -23,14 +24,14 @@ fn restarts_are_counted_for_each_service_and_then_the_rule_holds() {
     let mut bench = Bench::new(&text);
     let (http, tcpip) = (bench.service("http"), bench.service("tcpip"));
     bench.wait("http", u64::MAX);
-    assert_eq!(bench.kernel.fault(http), FaultAction::Restart(1));
+    assert_eq!(bench.kernel.fault(&mut bench.machine, http), FaultAction::Restart(1));
     assert_eq!(bench.kernel.state(http), State::Ready);
     assert_eq!(bench.bits("http"), u64::MAX, "it looks at everything once");
-    assert_eq!(bench.kernel.fault(http), FaultAction::Restart(2));
+    assert_eq!(bench.kernel.fault(&mut bench.machine, http), FaultAction::Restart(2));
     let history = bench.invoke("http", "info", Operation::InfoRead, [3, 0, 0, 0]);
     assert_eq!((history.status, history.words), (Status::Done, [2, 0]));
-    assert_eq!(bench.kernel.fault(tcpip), FaultAction::Restart(1), "its own count");
-    assert_eq!(bench.kernel.fault(http), FaultAction::StopService);
+    assert_eq!(bench.kernel.fault(&mut bench.machine, tcpip), FaultAction::Restart(1), "its own count");
+    assert_eq!(bench.kernel.fault(&mut bench.machine, http), FaultAction::StopService);
     // Nothing makes it run again.
     assert_eq!(bench.status("tcpip", "socket.replies", Operation::QueueNotify, [0; 4]), Status::Done);
     bench.wait("http", 0);

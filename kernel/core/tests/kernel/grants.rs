@@ -195,7 +195,7 @@ fn a_restart_forgets_no_grant() {
     let mut bench = Bench::new(&restarts);
     assert_eq!(issue(&mut bench, "rx-pages", 0, 0), Status::Done);
     let manager = bench.service("grant-manager");
-    bench.kernel.fault(manager);
+    bench.kernel.fault(&mut bench.machine, manager);
     assert_eq!(issue(&mut bench, "rx-pages", 0, 0), Status::WrongState);
     assert_eq!(end(&mut bench, "rx-pages", 0), Status::Done);
 }

@@ -3,6 +3,7 @@
 
 mod authority;
 mod clearing;
+mod console;
 mod events;
 mod faults;
 mod grants;
@@ -12,5 +13,6 @@ mod placements;
 mod platform;
 mod random;
 mod refusals;
+mod revoke;
 mod shares;
 mod usage;

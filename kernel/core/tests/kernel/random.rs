@@ -3,13 +3,14 @@
 
 use cloister_caps::{EvtchnPort, Status};
 use cloister_kernel_core::Outcome;
+use cloister_kernel_core::schedule::State;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 
 use crate::machine::{Bench, narrow, tables, with};
 
 #[derive(Clone, Debug)]
-enum Act {
+pub enum Act {
     Call(u8, u64, [u64; 6]),
     /// An operation that the kind of one of the service's capabilities has.
     Likely(u8, usize, [u64; 3]),
@@ -26,7 +27,7 @@ fn word() -> impl Strategy<Value = u64> {
     prop_oneof![4 => 0_u64..12, 3 => 0_u64..140, 1 => 32_700_u64..33_000, 1 => any::<u64>()]
 }
 
-fn act() -> impl Strategy<Value = Act> {
+pub fn act() -> impl Strategy<Value = Act> {
     prop_oneof![
         4 => (0_u8..6, prop_oneof![1 => Just(0), 8 => Just(1), 1 => any::<u64>()], prop::array::uniform6(word()))
             .prop_map(|(service, number, arguments)| Act::Call(service, number, arguments)),
@@ -48,7 +49,17 @@ fn likely(bench: &Bench, service: u8, pick: usize) -> (u64, u64) {
     own[pick % own.len()]
 }
 
-fn act_on(bench: &mut Bench, act: Act) {
+/// Returns `true` if the service of this number is not stopped: one that is makes no calls.
+fn runs(bench: &Bench, service: u8) -> bool {
+    bench.kernel.state(bench.tables.services().id(usize::from(service)).unwrap()) != State::Stopped
+}
+
+pub fn act_on(bench: &mut Bench, act: Act) {
+    if let Act::Call(service, ..) | Act::Likely(service, ..) | Act::Resume(service) | Act::Fault(service) = act
+        && !runs(bench, service)
+    {
+        return;
+    }
     let machine = &mut bench.machine;
     match act {
         Act::Event(port) => {
@@ -61,7 +72,7 @@ fn act_on(bench: &mut Bench, act: Act) {
         }
         Act::Fault(service) => {
             let service = bench.tables.services().id(usize::from(service)).unwrap();
-            bench.kernel.fault(service);
+            bench.kernel.fault(&mut bench.machine, service);
         }
         Act::Use(reference) => {
             if machine.granted.contains_key(&reference) {

@@ -3,6 +3,7 @@
 use core::fmt;
 use core::sync::atomic::AtomicU32;
 
+use cloister_caps::Operation;
 use cloister_probe as probe;
 
 use crate::raw_queue::QueueAttack;
@@ -18,6 +19,8 @@ const OPERATIONS: [u64; 20] =
 const SLOTS: [u64; 6] = [64, 65, 255, 0x1_0000, 1 << 32, u64::MAX];
 /// The number of slots of a CSpace.
 const CSPACE: u64 = 64;
+/// The last slot of a CSpace. No role holds a capability in it, nor in the 15 before.
+pub const LAST_SLOT: u64 = CSPACE - 1;
 /// Numbers of system calls that do not exist.
 const CALLS: [u64; 8] = [2, 3, 4, 29, 255, 1 << 32, 1 << 63, u64::MAX];
 /// Arguments of every class: small, at limits, negative, a kernel address, a non-canonical one.
@@ -126,6 +129,9 @@ pub enum Attempt {
     Storm(u64),
     /// Write more lines than the console takes.
     Flood,
+    /// Fill the console's backlog, then make a call that is refused, and fault: the log must show
+    /// both.
+    Silence(Noise),
     /// Attack the queue of the role with this index; its other end must keep running.
     Queue(usize, QueueAttack),
     /// Make the attempt with this index of those that only this role can make.
@@ -134,6 +140,41 @@ pub enum Attempt {
     Message(usize),
     /// Use all the processor time there is, by spins and storms, forever.
     Spin,
+}
+
+/// What fills the console's backlog, beside lines of text.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Noise {
+    /// Refusals of one operation on one slot.
+    OneKind,
+    /// Refusals of many operations on many slots.
+    ManyKinds,
+}
+
+impl Noise {
+    /// Returns the operation on [`LAST_SLOT`] that must be in the log. Nothing before invokes it.
+    #[must_use]
+    pub const fn deed(self) -> Operation {
+        match self {
+            Noise::OneKind => Operation::PowerOff,
+            Noise::ManyKinds => Operation::PowerReboot,
+        }
+    }
+
+    /// Returns the refused calls that make the noise: slots and operations.
+    pub fn calls(self) -> impl Iterator<Item = (u64, Operation)> {
+        let (slots, repeats) = match self {
+            Noise::OneKind => (LAST_SLOT - 1..LAST_SLOT, 30),
+            Noise::ManyKinds => (LAST_SLOT - 15..LAST_SLOT, 1),
+        };
+        slots.flat_map(move |slot| {
+            let operations = Operation::ALL.iter().map(move |operation| match self {
+                Noise::OneKind => Operation::GrantIssue,
+                Noise::ManyKinds => *operation,
+            });
+            (0..repeats).flat_map(move |_| operations.clone()).map(move |operation| (slot, operation))
+        })
+    }
 }
 
 /// The side on which an access leaves a region.
@@ -165,6 +206,8 @@ impl fmt::Display for Attempt {
             Attempt::PassedDeadlines => write!(f, "waits whose deadlines have passed"),
             Attempt::Storm(ahead) => write!(f, "waits for {ahead} us"),
             Attempt::Flood => write!(f, "a flood of lines"),
+            Attempt::Silence(Noise::OneKind) => write!(f, "a deed after lines and equal refusals"),
+            Attempt::Silence(Noise::ManyKinds) => write!(f, "a deed after lines and many kinds of refusals"),
             Attempt::Queue(queue, attack) => write!(f, "queue {queue}: {attack}"),
             Attempt::OfRole(number) => write!(f, "attempt {number} of the role"),
             Attempt::Message(number) => write!(f, "message {number}"),
@@ -237,6 +280,8 @@ impl Attempts {
             .chain(own_pages)
             .chain(addresses)
             .chain(others)
+            // Before every operation on every slot: only the first refusal of each is always shown.
+            .chain([Noise::OneKind, Noise::ManyKinds].map(Attempt::Silence))
             .chain([Attempt::Registers])
             .chain(CALLS.into_iter().map(Attempt::SystemCall))
             .chain((0..CSPACE).chain(SLOTS).map(Attempt::Slot))
@@ -287,5 +332,19 @@ mod tests {
         assert_eq!(count(|attempt| matches!(attempt, Attempt::OfRole(_))), 3);
         assert_eq!(count(|attempt| matches!(attempt, Attempt::Message(_))), 4);
         assert!(matches!(attempts.last(), Some(Attempt::Spin)));
+    }
+
+    /// The deed is of a kind of its own, and comes before any attempt that invokes it.
+    #[test]
+    fn no_refusal_before_a_deed_is_of_its_kind() {
+        let attempts: std::vec::Vec<_> = Attempts::new([0x0400_1000; 3], Extent::default()).all().collect();
+        let position = |wanted: fn(&Attempt) -> bool| attempts.iter().position(wanted).unwrap();
+        let last = position(|attempt| matches!(attempt, Attempt::Silence(Noise::ManyKinds)));
+        assert!(last < position(|attempt| matches!(attempt, Attempt::Slot(_) | Attempt::SystemCall(_))));
+        for noise in [Noise::OneKind, Noise::ManyKinds] {
+            assert!(noise.calls().all(|(slot, _)| slot != LAST_SLOT));
+            assert!(noise.calls().count() > 200, "more than may come at once");
+        }
+        assert_ne!(Noise::OneKind.deed(), Noise::ManyKinds.deed());
     }
 }

@@ -11,7 +11,7 @@ use cloister_interfaces::queue::SLOTS;
 use cloister_interfaces::{Instant, Memory, Notifications, Service, System};
 use cloister_probe as probe;
 
-use crate::attempt::{Attempt, Attempts, Extent, STORMS, Side, arguments, operations};
+use crate::attempt::{Attempt, Attempts, Extent, LAST_SLOT, Noise, STORMS, Side, arguments, operations};
 use crate::outcome::{AttemptState, Outcome};
 use crate::raw_queue::{Bytes, RawQueue};
 
@@ -325,6 +325,10 @@ impl<R: Role> Campaign<R> {
                 (0..LINES).for_each(|line| self.log(format_args!("flood {line}")));
                 AttemptState::AwaitingPeer
             }
+            Attempt::Silence(noise) => {
+                self.silence(noise);
+                breach("the instruction was executed")
+            }
             Attempt::Queue(queue, attack) => match self.role.queues().get(queue) {
                 Some(queue) => queue.attack(attack),
                 None => AttemptState::Ended(Outcome::NoEffect),
@@ -340,6 +344,19 @@ impl<R: Role> Campaign<R> {
             }
             Attempt::Spin => self.spin_until_shutdown(),
         }
+    }
+
+    /// Fills the console's backlog, makes a call that is refused, fills it again, and faults.
+    fn silence(&self, noise: Noise) {
+        let invoke = |slot, operation: Operation| {
+            let _ = probe::system_call(SYSTEM_CALL_INVOKE, [slot, u64::from(operation as u32), 0, 0, 0, 0]);
+        };
+        let flood = || (0..LINES).for_each(|line| self.log(format_args!("noise {line} {:.<100}", "")));
+        flood();
+        noise.calls().for_each(|(slot, operation)| invoke(slot, operation));
+        invoke(LAST_SLOT, noise.deed());
+        flood();
+        probe::ud2();
     }
 
     /// Reports the end of the campaign. Then spins and storms in turns until the image ends.

@@ -1,7 +1,8 @@
 //! The kernel's answers to grants and ports, under policies of one rule.
 
 use cloister_caps::tables::{Object, Tables};
-use cloister_caps::{Gfn, GrantRuleId, Operation, ServiceId, Status};
+use cloister_caps::{GrantRuleId, Operation, ServiceId, Status};
+use cloister_kernel_core::claims::{Claims, Owner};
 use cloister_kernel_core::memory::{FrameRange, FreeMemory};
 use cloister_kernel_core::placement::{BootRegions, place_regions};
 use cloister_kernel_core::{Answer, Kernel, Outcome};
@@ -53,7 +54,9 @@ impl Bench {
     fn of(tables: Tables<'static>) -> Bench {
         let mut free = FreeMemory::new();
         free.add(FrameRange { start: 0x400, end: 0x4000 });
-        let boot_regions = BootRegions { module: None, command_line: None, xenstore: Some(Gfn(0xF_EFFC)) };
+        let ring = FrameRange { start: 0xF_EFFC, end: 0xF_EFFD };
+        let xenstore = Claims::default().claim(Owner::XenStorePage, ring).expect("the only claim");
+        let boot_regions = BootRegions { xenstore: Some(xenstore), ..BootRegions::default() };
         let placements = place_regions(&tables, &mut free, &boot_regions, 0).expect("room");
         let machine = CheckingPlatform::new(tables, placements);
         Bench { kernel: Kernel::new(tables, placements, 1_000, 32 << 20), machine, tables }

@@ -71,3 +71,46 @@ fn tcpip_starts_again_with_the_next_connection_of_the_link_and_a_new_application
     image.listens(2);
     assert_eq!(image.get("/one").1, b"1");
 }
+
+/// Returns the shipped policy, except that every service is stopped when it faults.
+fn with_stops() -> String {
+    let text = shipped_policy();
+    let changed = text.replace("then = \"stop-image\" }", "then = \"stop-service\" }");
+    assert_ne!(text, changed);
+    changed
+}
+
+/// The back end keeps the rings mapped until it ends the connection. The pools are no longer
+/// granted at once.
+#[test]
+fn a_stopped_grant_manager_leaves_no_page_but_those_that_are_in_use() {
+    let mut image = serving(Options { policy: with_stops(), site: site(), ..Options::default() });
+    assert_eq!(image.get("/one").1, b"1");
+    assert!(image.machine.xen().grants.active().count() > 200);
+    image.machine.fault("grant-manager");
+    assert_eq!(image.ended(), None);
+    assert_eq!(image.machine.xen().grants.active().count(), 2, "the rings");
+    image.until(5, |_| false);
+    assert_eq!(image.machine.xen().grants.active().count(), 2);
+    image.close_back_end();
+    image.until(5, |_| false);
+    assert_eq!(image.machine.xen().grants.active().count(), 0, "{}", image.console());
+    assert!(image.console().contains("stopped: grant-manager: its peers still use 2 pages, which stay granted"));
+    assert!(image.console().contains("stopped: no peer uses a page of a stopped service any more"));
+    assert_eq!(image.ended(), None);
+}
+
+/// The other services go on without the one that is stopped, and can be shut down.
+#[test]
+fn without_any_one_service_the_others_run_on() {
+    for service in ["netfront", "tcpip", "http", "grant-manager"] {
+        let mut image = serving(Options { policy: with_stops(), site: site(), ..Options::default() });
+        image.machine.fault(service);
+        image.until(30, |_| false);
+        assert_eq!(image.ended(), None, "{service}: {}", image.console());
+        let node = image.store().own("control/shutdown");
+        image.store().set(&node, "poweroff");
+        image.until(30, |_| false);
+        assert_eq!(image.ended(), Some(End::PowerOff), "{service}: {}", image.console());
+    }
+}

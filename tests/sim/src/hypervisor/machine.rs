@@ -205,6 +205,11 @@ impl Machine {
         let now = self.now();
         let next = self.kernel().next(now);
         let Some(service) = next.service else {
+            if self.kernel().has_revocations(now) {
+                let mut xen = self.xen();
+                self.kernel().retry_revocations(&mut *xen);
+                self.clear_frames(&mut xen);
+            }
             let later = next.time().min(until).max(now + 1);
             self.xen().advance(later - now);
             return Step::Idle;
@@ -254,10 +259,15 @@ impl Machine {
             _ => (0, [0; 2]),
         };
         xen.record((service, number, arguments, answer));
+        self.clear_frames(&mut xen);
+        outcome
+    }
+
+    /// Fills with zeros what the kernel has asked to be.
+    fn clear_frames(&self, xen: &mut Xen) {
         for (memory, offset) in xen.cleared.drain(..).filter_map(|frame| self.regions.page(frame)) {
             memory.write(offset, &[0; PAGE_SIZE]);
         }
-        outcome
     }
 
     /// Performs an invocation of `service`.
@@ -325,8 +335,11 @@ impl Machine {
     /// Makes `service` fault, as a panic of its program does.
     pub fn fault(&self, service: &str) -> FaultAction {
         let index = self.service(service);
-        let action = self.kernel().fault(index);
-        self.xen().record(("fault", index));
+        let mut xen = self.xen();
+        let action = self.kernel().fault(&mut *xen, index);
+        xen.record(("fault", index));
+        self.clear_frames(&mut xen);
+        drop(xen);
         match action {
             FaultAction::Restart(_) => {
                 let tables = self.kernel().tables();

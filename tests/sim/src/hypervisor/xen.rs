@@ -118,6 +118,12 @@ impl Platform for Xen {
         }
     }
 
+    fn discard_text(&mut self, service: ServiceId) {
+        if let Some(text) = self.unfinished.get_mut(service.index()) {
+            text.clear();
+        }
+    }
+
     fn log(&mut self, line: core::fmt::Arguments<'_>) {
         self.lines.push(line.to_string());
     }

@@ -284,7 +284,7 @@ impl Run {
 
     fn fault(&mut self, service: ServiceId) {
         self.faults[service.index()] += 1;
-        let action = self.bench.kernel.fault(service);
+        let action = self.bench.kernel.fault(&mut self.bench.machine, service);
         assert_ne!(action, FaultAction::StopImage);
         self.views[service.index()].add(format!("{action:?}"));
     }

@@ -262,7 +262,7 @@ impl Run {
     fn fault(&mut self, id: ServiceId, program: &mut Random) -> u64 {
         let now = self.bench.machine.time + self.machine.call / 2;
         self.bench.machine.time += self.machine.call + program.below(RESTART as usize) as u64;
-        let action = self.bench.kernel.fault(id);
+        let action = self.bench.kernel.fault(&mut self.bench.machine, id);
         let count = if let FaultAction::Restart(count) = action { Some(count) } else { None };
         self.observe(id, count);
         self.current = None;
