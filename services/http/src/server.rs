@@ -148,7 +148,6 @@ impl<S: System, M: Memory> Http<S, M> {
     }
 
     fn on_reply(&mut self, reply: Reply, now: Instant) {
-        let pressed = self.connections_needed > 0;
         match reply {
             Reply::Network { address: [0, 0, 0, 0], constant } => {
                 self.forget_all();
@@ -166,6 +165,7 @@ impl<S: System, M: Memory> Http<S, M> {
             }
             Reply::Received { connection, length, sent, constant } => {
                 let ring = self.layout.ring_in(connection);
+                let pressed = self.is_pressed(connection);
                 self.update(connection, |connection| {
                     if sent > 0 || constant > 0 {
                         connection.on_sent(sent, constant, now)?;
@@ -176,6 +176,7 @@ impl<S: System, M: Memory> Http<S, M> {
                 });
             }
             Reply::Sent { connection, length, constant } => {
+                let pressed = self.is_pressed(connection);
                 self.update(connection, |connection| {
                     connection.on_sent(length, constant, now)?;
                     connection.on_progress(length.saturating_add(constant), pressed, now);
@@ -195,6 +196,13 @@ impl<S: System, M: Memory> Http<S, M> {
                 });
             }
         }
+    }
+
+    /// Returns `true` if a connection must be fast, because others wait to connect.
+    #[inline]
+    fn is_pressed(&self, ConnectionId(index): ConnectionId) -> bool {
+        let connection = self.connections.get(usize::from(index)).filter(|_| self.connections_needed > 0);
+        connection.is_some_and(|connection| !self.tally.is_spared(connection.standing()))
     }
 
     /// Forgets every connection, as tcpip has.
