@@ -4,45 +4,47 @@
 
 use alloc::vec::Vec;
 
+/// One row of three tables, each of which has another index.
 #[derive(Clone, Copy)]
-struct Holder {
-    /// The size of its share.
+struct Row {
+    /// Of the holder with this number: the size of its share.
     share: u16,
-    /// Its position in the order.
+    /// Of the holder with this number: its position in the order.
     position: u16,
+    /// The holder at this position of the order. The one with the largest share is first.
+    holder: u16,
+    /// The number of holders whose share is larger than this number. It is also the position of the
+    /// first holder whose share is this number, if there is one.
+    larger: u16,
 }
 
 /// The shares of the holders below a bound, which are numbers. No share is larger than the bound.
 #[derive(Default)]
-pub struct Shares {
-    holders: Vec<Holder>,
-    /// The holders, the one with the largest share first.
-    order: Vec<u16>,
-    /// For each size of a share: the number of holders whose share is larger. It is also the
-    /// position of the first holder with a share of this size, if there is one.
-    larger: Vec<u16>,
-}
+pub struct Shares(Vec<Row>);
 
 impl Shares {
     /// Creates the shares of `count` holders, at most 65,535. All are empty. Returns `None` if the
     /// heap has no room for them.
     #[must_use]
+    #[inline(never)] // Called once.
     pub fn new(count: usize) -> Option<Self> {
-        let count = count.min(usize::from(u16::MAX));
-        let mut shares = Shares::default();
-        shares.holders.try_reserve_exact(count).ok()?;
-        shares.order.try_reserve_exact(count).ok()?;
-        shares.larger.try_reserve_exact(count).ok()?;
-        shares.holders.extend((0..count as u16).map(|position| Holder { share: 0, position }));
-        shares.order.extend(0..count as u16);
-        shares.larger.resize(count, 0);
-        Some(shares)
+        let mut rows = Vec::new();
+        rows.try_reserve_exact(count).ok()?;
+        rows.resize(count.min(usize::from(u16::MAX)), Row { share: 0, position: 0, holder: 0, larger: 0 });
+        for (row, number) in rows.iter_mut().zip(0..) {
+            (row.position, row.holder) = (number, number);
+        }
+        Some(Shares(rows))
+    }
+
+    fn row(&mut self, index: u16) -> Option<&mut Row> {
+        self.0.get_mut(usize::from(index))
     }
 
     /// Returns the share of `holder`.
     #[must_use]
     pub fn of(&self, holder: u16) -> u16 {
-        self.holders.get(usize::from(holder)).map_or(0, |holder| holder.share)
+        self.0.get(usize::from(holder)).map_or(0, |row| row.share)
     }
 
     /// Returns the largest share.
@@ -54,57 +56,53 @@ impl Shares {
     /// Returns a holder with the largest share.
     #[must_use]
     pub fn first(&self) -> Option<u16> {
-        self.order.first().copied()
+        self.0.first().map(|row| row.holder)
     }
 
     /// Returns a holder whose share is empty.
     #[must_use]
     pub fn unused(&self) -> Option<u16> {
-        self.order.get(usize::from(*self.larger.first()?)).copied()
+        let first = self.0.first()?.larger;
+        self.0.get(usize::from(first)).map(|row| row.holder)
     }
 
     /// Gives `holder` one more. A holder beyond the bound gets nothing, nor does one whose share is
     /// as large as the bound.
+    #[inline(never)] // Rarely called.
     pub fn grow(&mut self, holder: u16) {
         let size = self.of(holder);
-        let Some(first) = self.larger.get(usize::from(size)).copied() else { return };
-        if !self.swap(holder, first) {
-            return;
-        }
-        self.set(holder, size + 1);
-        if let Some(larger) = self.larger.get_mut(usize::from(size)) {
-            *larger += 1;
+        let Some(first) = self.row(size).map(|row| row.larger) else { return };
+        if self.put(holder, first, size + 1)
+            && let Some(row) = self.row(size)
+        {
+            row.larger += 1;
         }
     }
 
     /// Takes one from `holder`, if it has any.
+    #[inline(never)] // Rarely called.
     pub fn shrink(&mut self, holder: u16) {
         let Some(size) = self.of(holder).checked_sub(1) else { return };
-        let Some(larger) = self.larger.get_mut(usize::from(size)) else { return };
-        *larger -= 1;
-        let last = *larger;
-        self.swap(holder, last);
-        self.set(holder, size);
+        let Some(row) = self.row(size) else { return };
+        row.larger -= 1;
+        let last = row.larger;
+        self.put(holder, last, size);
     }
 
-    fn set(&mut self, holder: u16, share: u16) {
-        if let Some(holder) = self.holders.get_mut(usize::from(holder)) {
-            holder.share = share;
-        }
-    }
-
-    /// Exchanges `holder` with the one at `position` of the order. Returns `false` if either does
-    /// not exist.
-    fn swap(&mut self, holder: u16, position: u16) -> bool {
-        let Some(other) = self.order.get(usize::from(position)).copied() else { return false };
-        let Some(entry) = self.holders.get_mut(usize::from(holder)) else { return false };
-        let old = core::mem::replace(&mut entry.position, position);
+    /// Exchanges `holder`, whose share becomes `share`, with the one at `position` of the order.
+    /// Returns `false` if either does not exist.
+    #[inline(never)] // Rarely called.
+    fn put(&mut self, holder: u16, position: u16, share: u16) -> bool {
+        let Some(other) = self.0.get(usize::from(position)).map(|row| row.holder) else { return false };
+        let Some(row) = self.row(holder) else { return false };
+        row.share = share;
+        let old = row.position;
         for (number, position) in [(other, old), (holder, position)] {
-            if let Some(at) = self.order.get_mut(usize::from(position)) {
-                *at = number;
+            if let Some(row) = self.row(position) {
+                row.holder = number;
             }
-            if let Some(entry) = self.holders.get_mut(usize::from(number)) {
-                entry.position = position;
+            if let Some(row) = self.row(number) {
+                row.position = position;
             }
         }
         true

@@ -24,6 +24,7 @@ pub struct Tally {
 impl Tally {
     /// Creates the numbers for at most `count` connections. Returns `None` if the heap has no room
     /// for them.
+    #[inline(never)] // Called once.
     pub fn new(count: usize) -> Option<Self> {
         Some(Tally { shares: Shares::new(count)?, ending: 0 })
     }
@@ -36,6 +37,7 @@ impl Tally {
         }
     }
 
+    #[inline(never)] // Rarely called.
     fn change(&mut self, before: Standing, after: Standing) {
         match before {
             Standing::Free => {}

@@ -39,6 +39,7 @@ impl Sources {
     }
 
     /// Counts a connection for `source`, if it does not count yet.
+    #[inline(never)] // Rarely called.
     pub fn add(&mut self, id: ConnectionId, source: Source) {
         let found = self.table.find(source.key());
         let (Some(of), Some(number)) = (self.of.get_mut(usize::from(id.0)), found.or_else(|| self.shares.unused()))
@@ -55,6 +56,7 @@ impl Sources {
     }
 
     /// Counts a connection no longer, if it does.
+    #[inline(never)] // Rarely called.
     pub fn remove(&mut self, id: ConnectionId) {
         let Some(of) = self.of.get_mut(usize::from(id.0)) else { return };
         let number = core::mem::replace(of, NONE);
@@ -75,6 +77,7 @@ impl Sources {
     }
 
     /// Returns the number of `source`, if it holds a connection.
+    #[inline(never)] // Rarely called.
     pub fn find(&mut self, source: Source) -> Option<SourceId> {
         self.table.find(source.key()).map(SourceId)
     }
