@@ -7,6 +7,7 @@ mod boot;
 mod build;
 mod clamped_code;
 mod compromised;
+mod dependencies;
 mod dist;
 mod fuzz;
 mod guest_address;

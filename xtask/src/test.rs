@@ -10,6 +10,7 @@ use clap::Args;
 
 use crate::backend_domain;
 use crate::compromised;
+use crate::dependencies;
 use crate::image::{self, DEFAULT_POLICY};
 use crate::parallel;
 use crate::stages::Stages;
@@ -76,6 +77,7 @@ fn host() -> Result<Count> {
     workspace::ensure_target(&mut |text| println!("{text}"))?;
     cloister_bed::packages::ensure_also(&SOLVER, &mut |text| println!("{text}"))?;
     let mut count = Count::default();
+    count.add(dependencies()?);
     count.add(check("formatting", &["fmt", "--all", "--check"])?);
     count.add(check("lints", &["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"])?);
     let kernel = [&["clippy", "--quiet"], &KERNEL[..], &["--", "-D", "warnings"]].concat();
@@ -221,6 +223,15 @@ fn check(name: &str, arguments: &[&str]) -> Result<Count> {
     let status = workspace::cargo().args(arguments).status().context("cargo cannot be run")?;
     println!("{name}: {}", if status.success() { "ok" } else { "FAILED" });
     Ok(Count::one(status.success()))
+}
+
+/// Checks the licences, sources and versions of the crates of others.
+fn dependencies() -> Result<Count> {
+    heading("dependencies");
+    let ok = dependencies::check()?;
+    println!("{}", dependencies::NOT_CHECKED);
+    println!("dependencies: {}", if ok { "ok" } else { "FAILED" });
+    Ok(Count::one(ok))
 }
 
 /// Builds the documentation, of private items too. A dead link in it is an error.

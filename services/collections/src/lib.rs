@@ -3,18 +3,18 @@
 //! Finding, adding and removing take constant or logarithmic time. All memory is reserved when a
 //! collection is created.
 //!
+//! - [`counts`]: how much each of many holders has, and which has the most.
 //! - [`lists`]: linked lists of numbers.
-//! - [`shares`]: how much each of many holders has, and which has the most.
 //! - [`timers`]: a deadline for each number.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
 extern crate alloc;
 
+pub mod counts;
 pub mod lists;
-pub mod shares;
 pub mod timers;
 
+pub use counts::Counts;
 pub use lists::Lists;
-pub use shares::Shares;
 pub use timers::Timers;

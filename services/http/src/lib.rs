@@ -2,7 +2,8 @@
 //! ranges) over tcpip's byte streams.
 //!
 //! It serves the archive in the guest's boot module, or a built-in page. It sees byte streams, but
-//! nothing of the network below. Its memory is a table of connections, one buffer for parsing, and
+//! nothing of the network below. While few connections are free, it ends idle and slow ones, but none
+//! of an address that holds few ([`tally`]). Its memory is a table of connections, one buffer for parsing, and
 //! an index of the archive.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]

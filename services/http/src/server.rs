@@ -17,7 +17,7 @@ use crate::date::Stamp;
 use crate::head::Head;
 use crate::response::Context;
 use crate::site::Site;
-use crate::tally::Tally;
+use crate::tally::{Standing, Tally};
 
 /// The port that is served.
 const PORT: u16 = 80;
@@ -148,7 +148,6 @@ impl<S: System, M: Memory> Http<S, M> {
     }
 
     fn on_reply(&mut self, reply: Reply, now: Instant) {
-        let pressed = self.connections_needed > 0;
         match reply {
             Reply::Network { address: [0, 0, 0, 0], constant } => {
                 self.forget_all();
@@ -166,6 +165,7 @@ impl<S: System, M: Memory> Http<S, M> {
             }
             Reply::Received { connection, length, sent, constant } => {
                 let ring = self.layout.ring_in(connection);
+                let pressed = self.is_pressed(connection);
                 self.update(connection, |connection| {
                     if sent > 0 || constant > 0 {
                         connection.on_sent(sent, constant, now)?;
@@ -176,6 +176,7 @@ impl<S: System, M: Memory> Http<S, M> {
                 });
             }
             Reply::Sent { connection, length, constant } => {
+                let pressed = self.is_pressed(connection);
                 self.update(connection, |connection| {
                     connection.on_sent(length, constant, now)?;
                     connection.on_progress(length.saturating_add(constant), pressed, now);
@@ -195,6 +196,19 @@ impl<S: System, M: Memory> Http<S, M> {
                 });
             }
         }
+    }
+
+    /// Returns `true` if a connection must be fast, because others wait to connect.
+    #[inline]
+    fn is_pressed(&self, ConnectionId(index): ConnectionId) -> bool {
+        self.connections_needed > 0 && !self.is_spared(index)
+    }
+
+    /// Returns `true` if a connection is not ended for others.
+    #[inline(never)] // Rarely called.
+    fn is_spared(&self, index: u16) -> bool {
+        let standing = self.connections.get(usize::from(index)).map(Connection::standing);
+        standing.is_none_or(|standing| self.tally.is_spared(standing))
     }
 
     /// Forgets every connection, as tcpip has.
@@ -230,11 +244,18 @@ impl<S: System, M: Memory> Http<S, M> {
         let connection = self.connections.get_mut(usize::from(index))?;
         let before = connection.standing();
         let result = act(connection);
+        self.on_changed(index, before);
+        Some(result)
+    }
+
+    /// Counts a connection that was `before`, and marks it as ready.
+    #[inline(never)] // Not in every function that changes a connection.
+    fn on_changed(&mut self, index: u16, before: Standing) {
+        let Some(connection) = self.connections.get_mut(usize::from(index)) else { return };
         self.tally.update(before, connection.standing());
         if connection.set_ready() {
             self.ready.push(index);
         }
-        Some(result)
     }
 
     fn update(
@@ -312,13 +333,14 @@ impl<S: System, M: Memory> Http<S, M> {
 
     /// Returns the connection that has been in `list` for longest, of those that are not spared,
     /// and when its grace ends.
+    #[inline(never)] // Rarely called.
     fn due(&self, list: usize, grace: Duration) -> Option<(u16, Instant)> {
         let mut oldest = self.reclaimable.iter(list).take(MAX_EXAMINED);
         oldest.find_map(|index| {
             let connection = self.connections.get(usize::from(index))?;
             // It was served after its last change, so the list is up to date.
             let (_, since) = connection.reclaimable()?;
-            (!self.tally.is_spared(connection.standing())).then_some((index, since + grace))
+            (!self.is_spared(index)).then_some((index, since + grace))
         })
     }
 
@@ -331,8 +353,7 @@ impl<S: System, M: Memory> Http<S, M> {
     /// Returns the transfer that is farthest behind, of those that are not spared, and when it may
     /// be ended for others.
     fn slowest(&self) -> Option<(Instant, u16)> {
-        let all = self.connections.iter().zip(0..);
-        let transfers = all.filter(|(connection, _)| !self.tally.is_spared(connection.standing()));
+        let transfers = self.connections.iter().zip(0..).filter(|(_, index)| !self.is_spared(*index));
         transfers.filter_map(|(connection, index)| Some((connection.reclaimable_at()?, index))).min()
     }
 

@@ -1,6 +1,6 @@
 //! How many connections end, and how many each address holds.
 
-use cloister_collections::Shares;
+use cloister_collections::Counts;
 use cloister_interfaces::socket::SourceId;
 
 /// What a connection counts as.
@@ -17,15 +17,16 @@ pub enum Standing {
 /// The numbers of connections.
 #[derive(Default)]
 pub struct Tally {
-    shares: Shares,
+    counts: Counts,
     ending: usize,
 }
 
 impl Tally {
     /// Creates the numbers for at most `count` connections. Returns `None` if the heap has no room
     /// for them.
+    #[inline(never)] // Called once.
     pub fn new(count: usize) -> Option<Self> {
-        Some(Tally { shares: Shares::new(count)?, ending: 0 })
+        Some(Tally { counts: Counts::new(count)?, ending: 0 })
     }
 
     /// Counts a connection that was `before` and is `after`.
@@ -36,15 +37,16 @@ impl Tally {
         }
     }
 
+    #[inline(never)] // Rarely called.
     fn change(&mut self, before: Standing, after: Standing) {
         match before {
             Standing::Free => {}
-            Standing::Held(SourceId(source)) => self.shares.shrink(source),
+            Standing::Held(SourceId(source)) => self.counts.shrink(source),
             Standing::Ending => self.ending = self.ending.saturating_sub(1),
         }
         match after {
             Standing::Free => {}
-            Standing::Held(SourceId(source)) => self.shares.grow(source),
+            Standing::Held(SourceId(source)) => self.counts.grow(source),
             Standing::Ending => self.ending += 1,
         }
     }
@@ -58,7 +60,7 @@ impl Tally {
     /// twice as many as its own.
     pub fn is_spared(&self, standing: Standing) -> bool {
         match standing {
-            Standing::Held(SourceId(source)) => self.shares.of(source) < self.shares.largest().div_ceil(2),
+            Standing::Held(SourceId(source)) => self.counts.of(source) < self.counts.largest().div_ceil(2),
             Standing::Free | Standing::Ending => true,
         }
     }

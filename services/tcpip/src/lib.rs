@@ -5,6 +5,9 @@
 //! to the applications through rings in two shared regions (`tcp::app_stream`). Neither side is
 //! trusted: an impossible page or length is a violation, and the first of each kind is logged.
 //!
+//! Connections are shared out by the peers' addresses: the one that holds the most gives way to one
+//! that holds less (`tcp::connections::admission`).
+//!
 //! All memory is bounded. Tables are allocated at start. Sockets get a budget that follows from the
 //! size of the stream-out region (`tcp::buffers`).
 #![cfg_attr(not(test), no_std)]

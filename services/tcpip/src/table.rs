@@ -50,6 +50,7 @@ pub struct Table {
 
 impl Table {
     /// Creates an empty table for indices below `count`. `random` makes its hash function secret.
+    #[inline(never)] // Called once for each table.
     pub fn new(count: usize, random: u64) -> Self {
         let chains = count.next_power_of_two();
         // Multiplying by a random odd number and keeping the highest bits is a universal hash

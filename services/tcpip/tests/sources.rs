@@ -30,17 +30,22 @@ struct Shared {
     /// The addresses whose connections were ended by the service, in order.
     ended: Vec<[u8; 4]>,
     port: u16,
+    /// The application handles the replies.
+    answers: bool,
 }
 
 impl Shared {
     fn new() -> Self {
         let mut bench = Bench::new(STATIC);
         bench.frame(&bench::arp(1, GATEWAY, bench::OURS));
-        Shared { bench, holders: BTreeMap::new(), ended: Vec::new(), port: 1000 }
+        Shared { bench, holders: BTreeMap::new(), ended: Vec::new(), port: 1000, answers: true }
     }
 
     /// Handles the replies of the service.
     fn answer(&mut self) {
+        if !self.answers {
+            return;
+        }
         for reply in std::mem::take(&mut self.bench.replies) {
             match reply {
                 Reply::Accepted { connection, address, .. } => {
@@ -150,6 +155,19 @@ fn a_full_address_replaces_its_own_only_if_nothing_has_happened_on_it_for_a_whil
     shared.bench.pass(400);
     assert!(shared.open(heavy));
     assert_eq!((shared.held(heavy), &shared.ended[..]), (ALL - KEPT, &[heavy.address][..]));
+}
+
+/// The application does not end what was reset. A stranger still finds a place.
+#[test]
+fn an_address_that_replaces_its_own_does_not_use_up_what_is_kept() {
+    let (mut shared, heavy) = (Shared::new(), far(1));
+    while shared.open(heavy) {}
+    shared.bench.pass(4000);
+    shared.answers = false;
+    for _ in 0..20 {
+        shared.open(heavy);
+    }
+    assert!(shared.open(far(2)));
 }
 
 #[test]

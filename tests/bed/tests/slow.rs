@@ -1,5 +1,6 @@
 //! Slow clients on real Xen: `slowhttptest` in dom0, in each of its modes, with more connections
-//! than the image has. A client on the host is served meanwhile.
+//! than the image has, all of dom0's address. A client on the host, whose connections come from the
+//! address of QEMU's gateway, is served at once meanwhile.
 #![forbid(unsafe_code)]
 
 mod support;
@@ -20,7 +21,10 @@ const MODES: [(&str, &str); 5] = [
 ];
 /// The number of connections, the number of new ones in a second, and the duration in seconds.
 const COMMON: &str = "-c 2000 -r 200 -l 40 -p 20 -u http://10.0.2.15/large";
-/// The time that a browser's user may wait, on an emulated machine.
+/// The time within which an answer comes. A SYN that was dropped would be repeated after a second
+/// at the earliest.
+const AT_ONCE: Duration = Duration::from_secs(1);
+/// The time after which the test gives up.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn bed() -> Bed {
@@ -40,17 +44,13 @@ fn bed() -> Bed {
     started.unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// Requests the page, again if the connection is reset. Returns the time that this took.
+/// Requests the page on a new connection, once. Returns the time that this took.
 fn served(bed: &Bed, mode: &str) -> Duration {
     let began = Instant::now();
-    loop {
-        let answer = client().get(bed.url()).call();
-        if let Ok(body) = answer.and_then(|mut answer| answer.body_mut().read_to_string()) {
-            assert_eq!(body, "<h1>site</h1>");
-            return began.elapsed();
-        }
-        assert!(began.elapsed() < PATIENCE, "{mode}: not served in {PATIENCE:?}");
-    }
+    let answer = client().get(bed.url()).call();
+    let body = answer.and_then(|mut answer| answer.body_mut().read_to_string());
+    assert_eq!(body.unwrap_or_else(|error| panic!("{mode}: {error}")), "<h1>site</h1>");
+    began.elapsed()
 }
 
 /// Returns the numbers of one kind in the reports of `slowhttptest`, which it colours.
@@ -77,7 +77,8 @@ fn an_honest_client_is_served_beside_slow_ones_of_every_kind() {
         let held = numbers(&report, "connected:").max().unwrap_or(0);
         assert!(held >= 40, "{mode}: no attack, only {held} connections at a time\n{report}");
         times.sort();
-        println!("{mode}: {} answers, {:?} at most\n{report}", times.len(), times.last());
+        let late = times.iter().filter(|time| **time > AT_ONCE).count();
+        println!("{mode}: {} answers, {late} late, {:?} at most\n{report}", times.len(), times.last());
         assert!(times.len() > 10, "{mode}: only {} answers", times.len());
     }
     bed.finish(&["cloister"]);

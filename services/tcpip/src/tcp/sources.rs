@@ -5,7 +5,7 @@
 
 use alloc::vec::Vec;
 
-use cloister_collections::Shares;
+use cloister_collections::Counts;
 use cloister_interfaces::socket::{ConnectionId, SourceId};
 
 use crate::table::{Source, Table};
@@ -19,7 +19,7 @@ pub const BYTES: usize = 30;
 /// The sources that hold connections. Each has a number.
 pub struct Sources {
     table: Table,
-    shares: Shares,
+    counts: Counts,
     /// For each connection, the number of its source, or `NONE`.
     of: Vec<u16>,
     /// The connection at which the next search begins.
@@ -32,16 +32,17 @@ impl Sources {
     pub fn new(count: usize, random: u64) -> Self {
         Sources {
             table: Table::new(count, random),
-            shares: Shares::new(count).unwrap_or_default(),
+            counts: Counts::new(count).unwrap_or_default(),
             of: alloc::vec![NONE; count],
             hand: 0,
         }
     }
 
     /// Counts a connection for `source`, if it does not count yet.
+    #[inline(never)] // Rarely called.
     pub fn add(&mut self, id: ConnectionId, source: Source) {
         let found = self.table.find(source.key());
-        let (Some(of), Some(number)) = (self.of.get_mut(usize::from(id.0)), found.or_else(|| self.shares.unused()))
+        let (Some(of), Some(number)) = (self.of.get_mut(usize::from(id.0)), found.or_else(|| self.counts.unused()))
         else {
             return;
         };
@@ -50,16 +51,17 @@ impl Sources {
             if found.is_none() {
                 self.table.insert(number, source.key());
             }
-            self.shares.grow(number);
+            self.counts.grow(number);
         }
     }
 
     /// Counts a connection no longer, if it does.
+    #[inline(never)] // Rarely called.
     pub fn remove(&mut self, id: ConnectionId) {
         let Some(of) = self.of.get_mut(usize::from(id.0)) else { return };
         let number = core::mem::replace(of, NONE);
-        self.shares.shrink(number);
-        if number != NONE && self.shares.of(number) == 0 {
+        self.counts.shrink(number);
+        if number != NONE && self.counts.of(number) == 0 {
             self.table.remove(number);
         }
     }
@@ -71,27 +73,28 @@ impl Sources {
 
     /// Returns how many connections the source of a connection holds.
     pub fn held_with(&self, id: ConnectionId) -> u16 {
-        self.number(id).map_or(0, |SourceId(number)| self.shares.of(number))
+        self.number(id).map_or(0, |SourceId(number)| self.counts.of(number))
     }
 
     /// Returns the number of `source`, if it holds a connection.
+    #[inline(never)] // Rarely called.
     pub fn find(&mut self, source: Source) -> Option<SourceId> {
         self.table.find(source.key()).map(SourceId)
     }
 
     /// Returns how many connections `source` holds.
     pub fn held(&mut self, source: Source) -> u16 {
-        self.find(source).map_or(0, |SourceId(number)| self.shares.of(number))
+        self.find(source).map_or(0, |SourceId(number)| self.counts.of(number))
     }
 
     /// Returns the largest number of connections that a source holds.
     pub fn most(&self) -> u16 {
-        self.shares.largest()
+        self.counts.largest()
     }
 
     /// Returns a source that holds the most connections.
     pub fn largest(&self) -> Option<SourceId> {
-        self.shares.first().map(SourceId)
+        self.counts.first().map(SourceId)
     }
 
     /// Returns up to `count` connections of a source, others each time.

@@ -64,17 +64,19 @@ pub struct Bench {
 }
 
 impl Bench {
-    /// Creates a tcpip with queues of a depth that follows from `depth`, with a static address if
-    /// `fixed`, and with the link up.
+    /// Creates a tcpip with queues of a depth, and a number of connections, that follow from
+    /// `depth`, with a static address if `fixed`, and with the link up.
     pub fn new(hostile: Hostile, depth: u8, fixed: bool, trace: &Trace) -> Self {
         let host = Host::new(trace, MOST);
         host.only(&[Operation::QueueNotify]);
+        // With four connections none is kept free for addresses that hold few, with eight one is.
+        let connections = if depth & 4 == 0 { 4 } else { 8 };
         let depth = 4 << (depth % 4);
         let (net, socket) = (ChannelMemory::new::<Net>(4 * depth), ChannelMemory::new::<Socket>(depth));
         let control = ChannelMemory::new::<Control>(2);
         let pool = || SharedMemory::new(usize::from(PAGES) * PAGE_SIZE);
         let (rx_pool, tx_pool) = (pool(), pool());
-        let (stream_in, stream_out) = (SharedMemory::new(4 * 2048), SharedMemory::new(4 * 4096));
+        let (stream_in, stream_out) = (SharedMemory::new(connections * 2048), SharedMemory::new(connections * 4096));
         let service = service(Caps {
             console: Console::new(host.system.clone(), Slot(0)),
             clock: Clock::new(host.system.clone(), Slot(1)),

@@ -121,7 +121,7 @@ pub const ATTACKS: [(&str, Attack); 20] = [
 ];
 
 /// Connects a peer with a small window to the image's web server.
-fn connect(host: &mut Client, window: usize, port: u16) -> SocketHandle {
+pub fn connect(host: &mut Client, window: usize, port: u16) -> SocketHandle {
     let buffer = |length| tcp::SocketBuffer::new(vec![0; length]);
     let mut socket = tcp::Socket::new(buffer(window), buffer(2048));
     socket.connect(host.interface.context(), (SERVER, 80), port).unwrap();
@@ -154,15 +154,6 @@ impl Crowd {
     /// Creates peers on some of the hosts.
     pub fn on(hosts: Range<usize>, attack: Attack, count: usize) -> Crowd {
         Crowd { attack, peers: vec![Slow::default(); count], hosts, port: 10_000 }
-    }
-
-    /// Returns the number of peers that are connected.
-    pub fn connected(&self, rig: &mut Rig) -> usize {
-        let hosts = self.hosts.clone().cycle();
-        let is_open = |(peer, host): (&Slow, usize)| {
-            peer.connection.is_some_and(|handle| rig.host(host).sockets.get::<tcp::Socket<'_>>(handle).may_send())
-        };
-        self.peers.iter().zip(hosts).map(is_open).filter(|open| *open).count()
     }
 
     /// Lets each peer act.

@@ -43,7 +43,7 @@ impl Connections {
         let number = self.sources.find(source);
         let held = self.sources.held(source) as usize + self.half_open_of(source);
         if held > 0 {
-            self.giving_way(number, held + 1, now)?;
+            self.giving_way(number, held + 1, self.reserve, now)?;
         }
         if self.all_free() == half_open {
             self.drop_half_open(source);
@@ -118,7 +118,7 @@ impl Connections {
         if self.all_free() >= self.reserve {
             return;
         }
-        match self.giving_way(source, held, now) {
+        match self.giving_way(source, held, self.reserve - 1, now) {
             Some(other) => self.reset(other, now),
             None if held > 1 => {
                 // The application does not know of it yet.
@@ -133,11 +133,20 @@ impl Connections {
     /// `held`.
     ///
     /// If another source holds more, it is one of the source that holds the most. Otherwise it is
-    /// one of the same source, on which nothing has happened for a while. Of several, it is the one
-    /// that was used least recently.
-    fn giving_way(&mut self, source: Option<SourceId>, held: usize, now: Instant) -> Option<ConnectionId> {
+    /// one of the same source, on which nothing has happened for a while, as long as `least` are
+    /// free: a connection that gives way is free only once its application has heard of it. Of
+    /// several, it is the one that was used least recently.
+    fn giving_way(
+        &mut self,
+        source: Option<SourceId>,
+        held: usize,
+        least: usize,
+        now: Instant,
+    ) -> Option<ConnectionId> {
         let (from, before) = if held < usize::from(self.sources.most()) {
             (self.sources.largest()?, now)
+        } else if self.all_free() < least {
+            return None;
         } else {
             (source?, Instant(now.0.saturating_sub(SLOW_TIME.as_nanos() as u64)))
         };
