@@ -136,7 +136,7 @@ fn prepare(start_info: u64, mut identity: IdentityMap) -> Result<(), Failure> {
     let console_port = map_console(xen);
     print_version(xen, memory)?;
     print_policy(&tables, &features);
-    let speculation = speculation::prepare(features.speculation(), &tables.image())?;
+    let speculation = speculation::prepare(&features, &tables.image())?;
     console::line(format_args!("cloister: speculation {}", speculation.exposures));
     let (shared_info, grants) = map_shared_pages(xen, &tables, &map)?;
     let prepared = BootState { xen, tables, info, memory, features, speculation, shared_info, grants, console_port };
