@@ -29,7 +29,7 @@ pub struct Cpuid {
     leaf7: (u32, u32),
     /// Leaf 7.2, EDX.
     leaf7_2: u32,
-    /// Leaf 0x8000_0008, EBX.
+    /// Leaf 0x8000_0008, EBX; 0 if the isolation is not strict.
     extended8: u32,
     /// Leaf 0x8000_0021, EAX.
     extended21: u32,
@@ -90,8 +90,8 @@ impl Cpuid {
     /// Reads what matters by `cpuid`, which returns EAX, EBX, ECX and EDX of a leaf and sub-leaf.
     ///
     /// A leaf beyond the highest that there is counts as 0. A processor would return another leaf's
-    /// content.
-    pub fn read(mut cpuid: impl FnMut(u32, u32) -> [u32; 4]) -> Cpuid {
+    /// content. Each leaf costs an exit to Xen, so what `image` does not need is not read.
+    pub fn read(image: &Image, mut cpuid: impl FnMut(u32, u32) -> [u32; 4]) -> Cpuid {
         let [highest, ebx, ecx, edx] = cpuid(0, 0);
         let vendor = match [ebx, edx, ecx].map(u32::to_le_bytes).as_flattened() {
             b"GenuineIntel" => Vendor::Intel,
@@ -100,7 +100,6 @@ impl Cpuid {
         };
         let [signature, ..] = cpuid(1, 0);
         let [sub_leaves, ebx, _, edx] = if highest >= 7 { cpuid(7, 0) } else { [0; 4] };
-        // Each further leaf costs an exit to Xen.
         let leaf7_2 = if vendor == Vendor::Intel && sub_leaves >= 2 { cpuid(7, 2)[3] } else { 0 };
         let highest = if vendor == Vendor::Amd { cpuid(0x8000_0000, 0)[0] } else { 0 };
         let mut extended = |leaf: u32| if highest >= leaf { cpuid(leaf, 0) } else { [0; 4] };
@@ -111,7 +110,7 @@ impl Cpuid {
             model: signature >> 4 & 0xF | signature >> 12 & 0xF0,
             leaf7: (ebx, edx),
             leaf7_2,
-            extended8: extended(0x8000_0008)[1],
+            extended8: if image.isolation == Isolation::Strict { extended(0x8000_0008)[1] } else { 0 },
             extended21: extended(0x8000_0021)[0],
         }
     }

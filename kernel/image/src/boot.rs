@@ -152,7 +152,7 @@ fn prepare(start_info: u64, mut identity: IdentityMap) -> Result<(), Failure> {
     let console_port = start_console(xen, tables, console);
     print_version(xen, ram)?;
     print_policy(&tables, &features);
-    let speculation = speculation::prepare(features.speculation(), &tables.image())?;
+    let speculation = speculation::prepare(&features, &tables.image())?;
     console::line(format_args!("cloister: speculation {}", speculation.exposures));
     let (shared_info, grants) = map_shared_pages(xen, &tables, &shared_pages)?;
     let command_line = Some(copy_command_line(&info, &identity, &mut free)?);

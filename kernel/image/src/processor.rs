@@ -1,9 +1,8 @@
 //! Detects what the processor offers, loads its descriptor tables, and switches its protections on.
 
-use core::arch::x86_64::{__cpuid, __cpuid_count};
+use core::arch::x86_64::{__cpuid, __cpuid_count, CpuidResult};
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use cloister_kernel_core::speculation::Cpuid;
 use x86_64::instructions::tables::{lgdt, lidt, load_tss};
 use x86_64::registers::control::{Cr0, Cr0Flags, Cr4, Cr4Flags, Efer, EferFlags};
 use x86_64::registers::model_specific::{LStar, Msr, SFMask};
@@ -46,8 +45,8 @@ pub struct Features {
     rdrand: Option<RdRand>,
     /// Xen's CPUID leaves exist: the machine is a Xen guest.
     xen: bool,
-    /// What matters to speculation.
-    speculation: Cpuid,
+    /// The leaves 0, 1 and 7 of CPUID.
+    leaves: [CpuidResult; 3],
 }
 
 impl Features {
@@ -57,16 +56,6 @@ impl Features {
         let basic = __cpuid(1);
         let extended = __cpuid(0x8000_0001);
         let leaf7 = __cpuid_count(7, 0);
-        // Each leaf costs an exit to Xen, so none is read twice.
-        let speculation = Cpuid::read(|leaf, sub_leaf| {
-            let found = match (leaf, sub_leaf) {
-                (0, _) => vendor,
-                (1, _) => basic,
-                (7, 0) => leaf7,
-                _ => __cpuid_count(leaf, sub_leaf),
-            };
-            [found.eax, found.ebx, found.ecx, found.edx]
-        });
         // For a leaf beyond its highest, a processor returns another leaf's content.
         let structured = |register: u32, bit: u32| vendor.eax >= 7 && register >> bit & 1 == 1;
         Features {
@@ -85,7 +74,7 @@ impl Features {
                 // "XenVMMXenVMM" (arch-x86/cpuid.h).
                 (leaf.ebx, leaf.ecx, leaf.edx) == (0x566E_6558, 0x6558_4D4D, 0x4D4D_566E)
             }),
-            speculation,
+            leaves: [vendor, basic, leaf7],
         }
     }
 
@@ -125,9 +114,18 @@ impl Features {
         self.rdrand
     }
 
-    /// Returns what CPUID says about speculation.
-    pub fn speculation(&self) -> &Cpuid {
-        &self.speculation
+    /// Returns EAX, EBX, ECX and EDX of a leaf and sub-leaf of CPUID.
+    ///
+    /// Each leaf costs an exit to Xen, so what was read before is not read again.
+    pub fn cpuid(&self, leaf: u32, sub_leaf: u32) -> [u32; 4] {
+        let [vendor, basic, leaf7] = self.leaves;
+        let found = match (leaf, sub_leaf) {
+            (0, _) => vendor,
+            (1, _) => basic,
+            (7, 0) => leaf7,
+            _ => __cpuid_count(leaf, sub_leaf),
+        };
+        [found.eax, found.ebx, found.ecx, found.edx]
     }
 
     /// Returns `true` if the machine is a Xen guest.

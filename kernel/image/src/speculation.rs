@@ -7,6 +7,8 @@ use cloister_caps::tables::Image;
 use cloister_kernel_core::speculation::{self, Barriers, Controls, Cpuid, Speculation, Unmet};
 use x86_64::registers::model_specific::Msr;
 
+use crate::processor::Features;
+
 /// `IA32_SPEC_CTRL`.
 const SPEC_CTRL: u32 = 0x48;
 /// `IA32_PRED_CMD`.
@@ -32,12 +34,13 @@ unsafe extern "C" {
 ///
 /// # Errors
 /// The processor does not meet a demand of the policy.
-pub fn prepare(cpuid: &Cpuid, image: &Image) -> Result<Speculation, Unmet> {
+pub fn prepare(features: &Features, image: &Image) -> Result<Speculation, Unmet> {
+    let cpuid = Cpuid::read(image, |leaf, sub_leaf| features.cpuid(leaf, sub_leaf));
     let capabilities = cpuid.has_arch_capabilities().then(|| {
         // SAFETY: CPUID announces the register, and reading it changes nothing.
         unsafe { Msr::new(ARCH_CAPABILITIES).read() }
     });
-    let decided = speculation::decide(cpuid, capabilities, image)?;
+    let decided = speculation::decide(&cpuid, capabilities, image)?;
     let Controls { spec_ctrl, auto_ibrs } = decided.controls;
     if spec_ctrl != 0 {
         set(SPEC_CTRL, spec_ctrl);

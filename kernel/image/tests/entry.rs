@@ -7,7 +7,7 @@
 use std::arch::global_asm;
 use std::collections::BTreeSet;
 
-use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction};
+use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic};
 
 #[path = "../src/vectors.rs"]
 mod vectors;
@@ -23,6 +23,7 @@ unsafe extern "C" {
     static upcall_entry: u8;
     static system_call_entry: u8;
     static save: u8;
+    fn fill_return_predictions();
 }
 
 // The symbols that `entry.s` refers to. They are never used, because the code is read and not run.
@@ -114,4 +115,37 @@ fn upcalls_and_system_calls_lead_to_the_kernel() {
     for entry in [&raw const upcall_entry, &raw const system_call_entry] {
         assert!(reached(entry as u64).1.contains(&entered));
     }
+}
+
+/// The filling runs here as in the kernel: it needs no privilege.
+#[test]
+fn predictions_of_returns_are_filled_by_32_calls_and_the_stack_is_left_as_it_was() {
+    let start = fill_return_predictions as *const () as u64;
+    let (mut at, mut calls, mut rounds, mut dropped) = (start, 0, None, 0);
+    // In the order of the code: each call goes to the next part, past an `int3`.
+    loop {
+        let one = instruction(at);
+        match (one.mnemonic(), one.flow_control()) {
+            (Mnemonic::Mov, _) => rounds = Some(one.immediate(1)),
+            (_, FlowControl::Call) => {
+                calls += 1;
+                assert_eq!(instruction(one.next_ip()).mnemonic(), Mnemonic::Int3);
+                at = one.near_branch_target();
+                continue;
+            }
+            (Mnemonic::Add, _) => dropped += one.immediate(1),
+            (_, FlowControl::ConditionalBranch) => assert!(one.near_branch_target() > start),
+            (_, FlowControl::Return) => break,
+            _ => {}
+        }
+        at = one.next_ip();
+    }
+    assert_eq!((rounds.map(|rounds| rounds * calls), dropped), (Some(32), calls * 8));
+    let (before, after): (u64, u64);
+    // SAFETY: it keeps to the calling convention. What would make it not return fails this test.
+    unsafe {
+        std::arch::asm!("mov {before}, rsp", "call {fill}", "mov {after}, rsp", before = out(reg) before,
+            after = out(reg) after, fill = sym fill_return_predictions, clobber_abi("C"));
+    }
+    assert_eq!(before, after);
 }

@@ -92,9 +92,9 @@ const TCG: Chip =
 const OTHER: Chip = Chip { vendor: b"CentaurHauls", signature: 0x6FD, ..SKYLAKE };
 
 impl Chip {
-    fn cpuid(&self) -> Cpuid {
+    fn cpuid(&self, image: &Image) -> Cpuid {
         let word = |at: usize| u32::from_le_bytes(self.vendor[at..at + 4].try_into().unwrap());
-        Cpuid::read(|leaf, sub_leaf| match (leaf, sub_leaf) {
+        Cpuid::read(image, |leaf, sub_leaf| match (leaf, sub_leaf) {
             (0, _) => [self.highest, word(0), word(8), word(4)],
             (1, _) => [self.signature, 0, 0, 0],
             (7, 0) if self.highest >= 7 => self.leaf7,
@@ -108,9 +108,10 @@ impl Chip {
     }
 
     fn decide(&self, isolation: Isolation, refused: Weaknesses) -> Result<Speculation, Unmet> {
-        let cpuid = self.cpuid();
+        let image = Image { isolation, refused };
+        let cpuid = self.cpuid(&image);
         assert_eq!(cpuid.has_arch_capabilities(), self.capabilities.is_some());
-        decide(&cpuid, self.capabilities, &Image { isolation, refused })
+        decide(&cpuid, self.capabilities, &image)
     }
 
     fn standard(&self) -> Speculation {
