@@ -24,6 +24,7 @@ mod platform;
 pub mod refusal;
 pub mod run_loop;
 pub mod schedule;
+mod sha256;
 pub mod tables_hash;
 #[cfg(test)]
 mod test_tables;
