@@ -75,10 +75,11 @@ impl Sha256 {
             (h, g, f, e) = (g, f, e, d.wrapping_add(first));
             (d, c, b, a) = (c, b, a, first.wrapping_add(sum_a).wrapping_add(majority));
             // The word of sixteen rounds later.
-            let (near, far) = (schedule[round + 1 & 15], schedule[round + 14 & 15]);
+            let (near, far) = (schedule[(round + 1) & 15], schedule[(round + 14) & 15]);
             let near = near.rotate_right(7) ^ near.rotate_right(18) ^ near >> 3;
             let far = far.rotate_right(17) ^ far.rotate_right(19) ^ far >> 10;
-            schedule[round & 15] = word.wrapping_add(near).wrapping_add(schedule[round + 9 & 15]).wrapping_add(far);
+            let middle = schedule[(round + 9) & 15];
+            schedule[round & 15] = word.wrapping_add(near).wrapping_add(middle).wrapping_add(far);
         }
         for (sum, word) in self.0.iter_mut().zip([a, b, c, d, e, f, g, h]) {
             *sum = sum.wrapping_add(word);
