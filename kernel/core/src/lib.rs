@@ -25,6 +25,7 @@ mod platform;
 pub mod refusal;
 pub mod run_loop;
 pub mod schedule;
+mod sha256;
 pub mod speculation;
 pub mod tables_hash;
 #[cfg(test)]

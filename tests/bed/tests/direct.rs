@@ -17,6 +17,9 @@ fn the_self_test_passes_straight_under_xen() {
     let lines = run.lines().join("\n");
     assert!(lines.contains(", 0 breaches"), "{lines}");
     assert!(!lines.contains("fatal:"), "{lines}");
+    // The image is built with checks: a service whose arithmetic overflows says so, and faults.
+    let at = lines.find("attempt to add with overflow").unwrap_or_else(|| panic!("no overflow was noticed\n{lines}"));
+    assert!(lines[at..].lines().take(4).any(|line| line.contains("invalid instruction")), "{}", &lines[at..]);
     // What QEMU's processor announces through Xen. A service reads the same from the kernel.
     let states = "meltdown=no l1tf=no mds=no taa=no mmio=no rfds=no spectre-v1=clamped spectre-v2=vulnerable bhi=no \
                   returns=vulnerable isolation=standard";

@@ -1,6 +1,7 @@
 //! The attempts, in order. Each is one thing that a service must not be able to do.
 
 use core::fmt;
+use core::hint::black_box;
 use core::sync::atomic::AtomicU32;
 
 use cloister_caps::Operation;
@@ -47,7 +48,7 @@ const ADDRESSES: [(&str, u64); 13] = [
 ];
 
 /// Instructions that ring 3 must not execute, or that the image never needs.
-const INSTRUCTIONS: [(&str, fn()); 37] = [
+const INSTRUCTIONS: [(&str, fn()); 38] = [
     ("out 0xe9", probe::out_e9),
     ("in 0x60", probe::in_60),
     ("cli", probe::cli),
@@ -85,7 +86,13 @@ const INSTRUCTIONS: [(&str, fn()); 37] = [
     ("stac", probe::stac),
     ("monitor", probe::monitor),
     ("selectors left at a fault", probe::leave_segments),
+    ("sum without room", overflow),
 ];
+
+/// Adds two numbers whose sum has no room. The compiler's check must end in a fault.
+fn overflow() {
+    black_box(black_box(u32::MAX) + black_box(1));
+}
 
 /// The times to the deadline of a storm's waits, in µs: about as long as a timer and a change of
 /// services take, on a processor and in emulation.
