@@ -25,64 +25,103 @@ pub struct Refusal<'a> {
     pub arguments: [u64; 4],
     /// The capability in the slot, if there is one.
     pub capability: Option<Capability>,
-    /// The reason of the refusal.
-    pub status: Status,
+    /// The reason of the refusal. `None` if it is not kept, nor are the arguments and numbers out
+    /// of range.
+    pub status: Option<Status>,
 }
 
 impl fmt::Display for Refusal<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "refused: service={} ", self.tables.service_name(self.service))?;
-        if self.status == Status::BadSystemCall {
-            return write!(
-                f,
-                "operation=call:{} object=none missing=\"there are two system calls, wait ({SYSTEM_CALL_WAIT}) and \
-                 invoke ({SYSTEM_CALL_INVOKE})\"",
-                self.call
-            );
-        }
-        match Operation::from_number(self.operation) {
-            Some(operation) => write!(f, "operation={} ", operation.name())?,
-            None => write!(f, "operation={} ", self.operation)?,
-        }
-        match self.capability {
-            Some(capability) => {
-                write!(f, "object={}:{} ", capability.kind().name(), object(&self.tables, &capability))?
+        write!(f, "refused: service={} operation=", self.tables.service_name(self.service))?;
+        if self.call != SYSTEM_CALL_INVOKE {
+            write!(f, "call:{} object=none missing=\"", self.number(self.call))?;
+        } else {
+            match Operation::from_number(self.operation) {
+                Some(operation) => f.write_str(operation.name())?,
+                None => write!(f, "{}", self.number(self.operation))?,
             }
-            None => write!(f, "object=slot:{} ", self.slot)?,
+            match self.capability {
+                Some(capability) => {
+                    write!(f, " object={}:{}", capability.kind().name(), self.object(&capability))?;
+                }
+                None if self.slot < MAX_SLOTS as u64 => write!(f, " object=slot:{}", self.slot)?,
+                None => write!(f, " object=slot:{}", self.number(self.slot))?,
+            }
+            write!(f, " missing=\"")?;
         }
-        write!(f, "missing=\"")?;
-        self.missing(f)?;
+        match self.status {
+            Some(status) => self.missing(f, status)?,
+            None => write!(f, "not kept: the console had no room")?,
+        }
         write!(f, "\"")
     }
 }
 
-/// Returns the name of the object of a capability, or the capability's own if the object has none.
-fn object<'t>(tables: &Tables<'t>, capability: &Capability) -> &'t str {
-    tables.name(match capability.object {
-        Object::Sender(queue) | Object::Receiver(queue) => tables.queue(queue).name,
-        Object::Port(rule) => tables.port(rule).name,
-        Object::Grant(rule) => tables.grant(rule).name,
-        Object::Region(mapping) => tables.region(tables.mapping(mapping).region).name,
-        Object::Console | Object::Clock | Object::Entropy | Object::Power | Object::Info => capability.name,
-    })
+/// A number that is not kept if its value is `None`.
+struct Number(Option<u64>);
+
+impl fmt::Display for Number {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(number) => number.fmt(f),
+            None => f.write_str("unknown"),
+        }
+    }
 }
 
 /// Returns the capability in a slot of a service, if there is one.
+#[inline(never)] // It is rare, and long.
 pub(crate) fn capability_in(tables: &Tables<'_>, service: ServiceId, slot: u64) -> Option<Capability> {
     let of = |capability: &Capability| capability.service == service && u64::from(capability.slot) == slot;
     tables.capabilities().iter().find(of)
 }
 
-impl Refusal<'_> {
+impl<'a> Refusal<'a> {
+    /// Returns a refusal of which the line had no room when it was made.
+    pub(crate) fn late(tables: Tables<'a>, service: ServiceId, refused: Refused) -> Refusal<'a> {
+        let slot = u64::from(refused.slot);
+        let (call, operation) = match refused.what {
+            RefusedCall::Operation(operation) => (SYSTEM_CALL_INVOKE, operation as u64),
+            RefusedCall::UnknownOperation => (SYSTEM_CALL_INVOKE, u64::MAX),
+            RefusedCall::UnknownCall => (u64::MAX, 0),
+        };
+        let capability = capability_in(&tables, service, slot);
+        Refusal { tables, service, call, slot, operation, arguments: [0; 4], capability, status: None }
+    }
+
+    /// Returns a number that no slot, operation or system call has, if it is kept.
+    fn number(&self, number: u64) -> Number {
+        Number(self.status.map(|_| number))
+    }
+
+    /// Returns the name of the object of a capability, or the capability's own if the object has
+    /// none.
+    fn object(&self, capability: &Capability) -> &str {
+        let tables = &self.tables;
+        tables.name(match capability.object {
+            Object::Sender(queue) | Object::Receiver(queue) => tables.queue(queue).name,
+            Object::Port(rule) => tables.port(rule).name,
+            Object::Grant(rule) => tables.grant(rule).name,
+            Object::Region(mapping) => tables.region(tables.mapping(mapping).region).name,
+            Object::Console | Object::Clock | Object::Entropy | Object::Power | Object::Info => capability.name,
+        })
+    }
+
     /// Writes the rule that is missing, or why the operation is not possible.
-    fn missing(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    fn missing(&self, f: &mut fmt::Formatter<'_>, status: Status) -> fmt::Result {
+        if status == Status::BadSystemCall {
+            return write!(
+                f,
+                "there are two system calls, wait ({SYSTEM_CALL_WAIT}) and invoke ({SYSTEM_CALL_INVOKE})"
+            );
+        }
         let service = self.tables.service_name(self.service);
         let operation = Operation::from_number(self.operation).map_or("?", Operation::name);
         let Some(capability) = self.capability else {
             return write!(f, "no rule gives {service} a capability in this slot");
         };
         let [first, second, _, further] = self.arguments;
-        match (self.status, capability.kind()) {
+        match (status, capability.kind()) {
             (Status::WrongOperation, _) => write!(f, "a {} has no such operation", capability.kind().name()),
             (Status::MissingRight, _) => write!(f, "'{operation}' is not among the rights of line {}", capability.line),
             (Status::NotPermitted, Kind::Grant) => {
@@ -102,36 +141,5 @@ impl Refusal<'_> {
             (Status::InUse, _) => write!(f, "none: the peer still uses the page"),
             (Status::Done | Status::NoCapability | Status::BadSystemCall, _) => write!(f, "none"),
         }
-    }
-}
-
-/// Describes a refused system call of which the line had no room when it was made. Its `Display`
-/// form is the line that is printed later. Its arguments are not kept.
-#[derive(Clone, Copy)]
-pub struct LateRefusal<'a> {
-    /// The tables, for names.
-    pub tables: Tables<'a>,
-    /// The service that made the call.
-    pub service: ServiceId,
-    /// What was refused.
-    pub refused: Refused,
-}
-
-impl fmt::Display for LateRefusal<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let LateRefusal { tables, service, refused } = self;
-        write!(f, "refused: service={} ", tables.service_name(*service))?;
-        match refused.what {
-            RefusedCall::Operation(operation) => write!(f, "operation={} ", operation.name())?,
-            RefusedCall::UnknownOperation => write!(f, "operation=unknown ")?,
-            RefusedCall::UnknownCall => write!(f, "operation=call:unknown ")?,
-        }
-        match capability_in(tables, *service, refused.slot.into()) {
-            Some(capability) => write!(f, "object={}:{} ", capability.kind().name(), object(tables, &capability))?,
-            None if refused.what == RefusedCall::UnknownCall => write!(f, "object=none ")?,
-            None if usize::from(refused.slot) < MAX_SLOTS => write!(f, "object=slot:{} ", refused.slot)?,
-            None => write!(f, "object=slot:unknown ")?,
-        }
-        write!(f, "missing=\"not kept: the console had no room\"")
     }
 }

@@ -115,39 +115,39 @@ impl Output {
 
 /// Calls `add` with the log, and prints what fits. Returns `None` if lines do not go to the log
 /// yet, or if it is in use by an entry that faulted.
-fn with_log(now: u64, add: impl FnOnce(&mut ConsoleLog, &Tables<'static>)) -> Option<()> {
-    let (log, with) = (LOG.try_lock(), |output: &mut Output, log: &mut ConsoleLog| {
-        add(log, &output.tables);
-        output.flush(log, now);
-    });
-    log.and_then(|mut log| OUTPUT.with(|output| with(output, &mut log)))
+fn with_log(now: u64, add: &mut dyn FnMut(&mut ConsoleLog, &Tables<'static>)) -> Option<()> {
+    let mut log = LOG.try_lock()?;
+    OUTPUT.with(|output| {
+        add(&mut log, &output.tables);
+        output.flush(&mut log, now);
+    })
 }
 
 /// Prints a line of the kernel's own.
 pub fn line(text: fmt::Arguments<'_>) {
-    if with_log(0, |log, _| log.add_line(text)).is_none() {
+    if with_log(0, &mut |log, _| log.add_line(text)).is_none() {
         debug_line(text);
     }
 }
 
 /// Prints text of a service at time `now` in ns.
 pub fn service_text(service: ServiceId, text: &[u8], now: u64) {
-    with_log(now, |log, tables| log.add_text(tables, service, text, now));
+    with_log(now, &mut |log, tables| log.add_text(tables, service, text, now));
 }
 
 /// Discards the text that a service has written since its last whole line.
 pub fn discard_text(service: ServiceId) {
-    with_log(0, |log, _| log.discard_text(service));
+    with_log(0, &mut |log, _| log.discard_text(service));
 }
 
 /// Prints the line of a refusal at time `now` in ns.
 pub fn refusal(refusal: &Refusal<'_>, now: u64) {
-    with_log(now, |log, _| log.add_refusal(refusal, now));
+    with_log(now, &mut |log, _| log.add_refusal(refusal, now));
 }
 
 /// Prints how many lines were dropped, as far as that was not printed yet.
 pub fn counts() {
-    with_log(0, |log, tables| log.add_counts(tables));
+    with_log(0, &mut |log, tables| log.add_counts(tables));
 }
 
 /// Returns `true` if lines go to Xen's ring.
@@ -180,7 +180,7 @@ impl Write for DebugPort {
 /// Handles an event of the daemon, which has taken output or sent input, at time `now` in ns. Input
 /// is dropped.
 pub fn handle_event(now: u64) {
-    with_log(now, |_, _| ());
+    with_log(now, &mut |_, _| ());
     OUTPUT.with(|output| {
         if let Some(ring) = &output.ring {
             let produced = ring.index(offset_of!(Interface, in_prod)).load(Ordering::Acquire);
@@ -193,7 +193,7 @@ pub fn handle_event(now: u64) {
 pub fn drain() {
     for _ in 0..MAX_DRAIN_YIELDS {
         let mut waits = false;
-        with_log(0, |log, _| waits = !log.is_empty());
+        with_log(0, &mut |log, _| waits = !log.is_empty());
         let busy = OUTPUT.with(|output| {
             let ring = output.ring.as_ref()?;
             (waits || ring.consumed() != ring.produced).then_some(ring.xen)

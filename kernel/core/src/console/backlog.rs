@@ -10,7 +10,7 @@ pub const CAPACITY: usize = 16 * 1024;
 /// Bytes that only the kernel's own lines may use.
 pub const KERNEL_ROOM: usize = 4 * 1024;
 /// Bytes that only one account of one service may use. The longest line of a service fits, and so
-/// does the longest [`LateRefusal`](crate::refusal::LateRefusal).
+/// does the longest refusal that is printed late.
 pub const OWN_ROOM: usize = 320;
 const _: () = assert!(2 * MAX_SERVICES * OWN_ROOM + KERNEL_ROOM <= CAPACITY);
 

@@ -15,7 +15,7 @@ use cloister_caps::ServiceId;
 use cloister_caps::tables::{PerService, Tables};
 use cloister_caps::xen::console::OUT_SIZE;
 
-use crate::refusal::{LateRefusal, Refusal};
+use crate::refusal::Refusal;
 use backlog::{Account, Backlog};
 use first::{FirstRefusals, Refused};
 use line::{Credit, LineBuffer};
@@ -42,10 +42,11 @@ impl Source {
 
     /// Adds a line to the backlog, and the count of those that were dropped before it. Returns
     /// `false` if both do not fit.
+    #[inline(never)] // It is long, and used for both kinds of lines.
     fn push(&mut self, backlog: &mut Backlog, of: &Origin<'_>, line: fmt::Arguments<'_>) -> bool {
         let printed = match self.dropped {
-            0 => backlog.push(of.account, line),
-            dropped => backlog.push(of.account, format_args!("{}\r\n{line}", Count { of, dropped })),
+            0 => backlog.push(of.account(), line),
+            dropped => backlog.push(of.account(), format_args!("{}\r\n{line}", Count { of, dropped })),
         };
         if printed {
             self.dropped = 0;
@@ -53,10 +54,14 @@ impl Source {
         printed
     }
 
-    /// Adds the count of the lines that were dropped, if it fits.
-    fn push_count(&mut self, backlog: &mut Backlog, of: &Origin<'_>) {
+    /// Adds the count of the lines that were dropped, if it fits, and if there is credit for a line
+    /// at `now`. Without a time it takes no credit.
+    #[cold]
+    fn push_count(&mut self, backlog: &mut Backlog, of: &Origin<'_>, now: Option<u64>) {
         let dropped = self.dropped;
-        if backlog.push(of.account, format_args!("{}", Count { of, dropped })) {
+        if now.is_none_or(|now| self.credit.take(now))
+            && backlog.push(of.account(), format_args!("{}", Count { of, dropped }))
+        {
             self.dropped = 0;
         }
     }
@@ -68,23 +73,16 @@ impl Source {
 }
 
 /// What lines are about: the text or the refusals of a service.
-struct Origin<'t> {
-    account: Account,
-    /// The name of the service.
-    name: &'t str,
-    /// What is said of those that were dropped.
-    what: &'static str,
+#[derive(Clone, Copy)]
+struct Origin<'a> {
+    tables: &'a Tables<'a>,
+    service: ServiceId,
+    refusals: bool,
 }
 
-impl<'t> Origin<'t> {
-    /// Returns the text of a service as an origin.
-    fn text(tables: &Tables<'t>, service: ServiceId) -> Origin<'t> {
-        Origin { account: Account::text(service), name: tables.service_name(service), what: "lines dropped" }
-    }
-
-    /// Returns the refusals of a service as an origin.
-    fn refusals(tables: &Tables<'t>, service: ServiceId) -> Origin<'t> {
-        Origin { account: Account::refusals(service), name: tables.service_name(service), what: "refusals not shown" }
+impl Origin<'_> {
+    fn account(&self) -> Account {
+        if self.refusals { Account::refusals(self.service) } else { Account::text(self.service) }
     }
 }
 
@@ -96,7 +94,8 @@ struct Count<'a> {
 
 impl fmt::Display for Count<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: [{} {}]", self.of.name, self.dropped, self.of.what)
+        let what = if self.of.refusals { "refusals not shown" } else { "lines dropped" };
+        write!(f, "{}: [{} {what}]", self.of.tables.service_name(self.of.service), self.dropped)
     }
 }
 
@@ -158,12 +157,12 @@ impl ConsoleLog {
 
     /// Adds text of a service at time `now` in ns, with the lines that it ends.
     pub fn add_text(&mut self, tables: &Tables<'_>, service: ServiceId, text: &[u8], now: u64) {
-        let of = Origin::text(tables, service);
+        let (of, name) = (Origin { tables, service, refusals: false }, tables.service_name(service));
         let log = &mut self.services[service];
         for byte in text {
             let Some(line) = log.line.push(*byte) else { continue };
             let added =
-                log.text.credit.take(now) && log.text.push(&mut self.backlog, &of, format_args!("{}: {line}", of.name));
+                log.text.credit.take(now) && log.text.push(&mut self.backlog, &of, format_args!("{name}: {line}"));
             if !added {
                 log.text.drop_line();
                 self.behind = true;
@@ -185,6 +184,7 @@ impl ConsoleLog {
     /// The first refusal of each operation on each slot needs no credit. If it has no room, it is
     /// printed later, without its arguments. Further refusals wait for it, since they could take
     /// its room for ever.
+    #[cold]
     pub fn add_refusal(&mut self, refusal: &Refusal<'_>, now: u64) {
         let Refusal { ref tables, service, call, slot, operation, .. } = *refusal;
         let refused = Refused::of(call, slot, operation);
@@ -193,7 +193,11 @@ impl ConsoleLog {
         let allowed = log.refusals.credit.take(now) || first;
         let added = allowed
             && !log.first.is_waiting()
-            && log.refusals.push(&mut self.backlog, &Origin::refusals(tables, service), format_args!("{refusal}"));
+            && log.refusals.push(
+                &mut self.backlog,
+                &Origin { tables, service, refusals: true },
+                format_args!("{refusal}"),
+            );
         if added {
             return;
         }
@@ -231,6 +235,7 @@ impl ConsoleLog {
 
     /// Adds the refusals that wait, as far as there is room. Once no line waits, adds the counts of
     /// dropped lines too, each for the credit of a line at `now`. Without a time, adds all.
+    #[cold]
     fn catch_up(&mut self, tables: &Tables<'_>, now: Option<u64>) {
         let Self { backlog, services, dropped, behind } = self;
         let counts = now.is_none() || backlog.is_empty();
@@ -238,17 +243,15 @@ impl ConsoleLog {
         for service in tables.services().ids() {
             let ServiceLog { text, refusals, first, .. } = &mut services[service];
             first.print_waiting(|refused| {
-                let late = LateRefusal { tables: *tables, service, refused };
-                backlog.push(Account::refusals(service), format_args!("{late}"))
+                backlog.push(Account::refusals(service), format_args!("{}", Refusal::late(*tables, service, refused)))
             });
-            for (source, of) in [(text, Origin::text(tables, service)), (refusals, Origin::refusals(tables, service))] {
-                let due = counts && source.dropped > 0;
-                if due && now.is_none_or(|now| source.credit.take(now)) {
-                    source.push_count(backlog, &of);
+            *behind |= first.is_waiting();
+            for (source, refusals) in [(text, false), (refusals, true)] {
+                if counts && source.dropped > 0 {
+                    source.push_count(backlog, &Origin { tables, service, refusals }, now);
                 }
                 *behind |= source.dropped > 0;
             }
-            *behind |= first.is_waiting();
         }
         if *dropped > 0 && backlog.push(Account::KERNEL, format_args!("cloister: [{dropped} lines dropped]")) {
             *dropped = 0;

@@ -313,7 +313,7 @@ impl<'t> Kernel<'t> {
         let (tables, arguments) = (self.tables, *arguments);
         self.refusals += 1;
         self.refusals_of[service] += 1;
-        let refusal = Refusal { tables, service, call, slot, operation, arguments, capability, status };
+        let refusal = Refusal { tables, service, call, slot, operation, arguments, capability, status: Some(status) };
         platform.log_refusal(&refusal);
         Outcome::Answer(Answer { status, words: [0; 2] })
     }

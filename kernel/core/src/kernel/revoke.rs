@@ -36,6 +36,7 @@ impl Kernel<'_> {
     ///
     /// A page that a peer still uses stays granted, and cannot be granted again.
     /// [`Kernel::retry_revocations`] tries again.
+    #[cold]
     pub(super) fn stop(&mut self, platform: &mut impl Platform, service: ServiceId) {
         self.scheduler.set_state(service, State::Stopped);
         self.pending[service] = 0;
@@ -44,12 +45,11 @@ impl Kernel<'_> {
         self.close_channels(platform, service);
         self.notify_peers(service);
         let name = self.tables.service_name(service);
-        platform.log(format_args!("stopped: {name}: its restart rule allows no more"));
         let in_use = self.end_grants(platform, service);
         if in_use > 0 {
-            platform.log(format_args!("stopped: {name}: its peers still use {in_use} pages, which stay granted"));
             self.retry_at = platform.now().saturating_add(RETRY);
         }
+        platform.log(format_args!("stopped: {name}: its restart rule allows no more; pages in use by peers: {in_use}"));
     }
 
     /// Closes the channels of a service. The toolstack's stays open at Xen, but belongs to no
@@ -119,7 +119,7 @@ impl Kernel<'_> {
         }
         self.retry_at = if in_use > 0 { platform.now().saturating_add(RETRY) } else { NEVER };
         if in_use == 0 {
-            platform.log(format_args!("stopped: no peer uses a page of a stopped service any more"));
+            platform.log(format_args!("stopped: peers use no page of a stopped service any more"));
         }
     }
 }

@@ -48,7 +48,16 @@ impl Console {
 
     fn refuse_call(&mut self, service: ServiceId, [call, slot, operation]: [u64; 3], now: u64, tables: Tables<'_>) {
         let status = if call == 1 { Status::NoCapability } else { Status::BadSystemCall };
-        let refusal = Refusal { tables, service, call, slot, operation, arguments: [0; 4], capability: None, status };
+        let refusal = Refusal {
+            tables,
+            service,
+            call,
+            slot,
+            operation,
+            arguments: [0; 4],
+            capability: None,
+            status: Some(status),
+        };
         self.log.add_refusal(&refusal, now);
     }
 

@@ -65,7 +65,7 @@ fn a_stopped_service_keeps_no_channel() {
     assert_eq!(bench.fault("netfront"), FaultAction::StopService);
     assert_eq!(bench.machine.open, BTreeSet::from([XENSTORE.0]));
     assert!(ports.iter().all(|port| bench.kernel.event(*port).is_none()));
-    assert_eq!(bench.machine.log, ["stopped: netfront: its restart rule allows no more"]);
+    assert_eq!(bench.machine.log, ["stopped: netfront: its restart rule allows no more; pages in use by peers: 0"]);
     let netfront = bench.service("netfront");
     assert_eq!(bench.machine.discarded, [netfront]);
     assert_eq!(bench.kernel.take_answer(netfront, 0), None);
@@ -106,10 +106,7 @@ fn a_stopped_grant_manager_leaves_granted_what_the_peer_uses_and_nothing_else() 
     assert_eq!(bench.machine.granted.keys().copied().collect::<Vec<_>>(), used);
     assert_eq!(
         bench.machine.log,
-        [
-            "stopped: grant-manager: its restart rule allows no more",
-            "stopped: grant-manager: its peers still use 2 pages, which stay granted"
-        ]
+        ["stopped: grant-manager: its restart rule allows no more; pages in use by peers: 2"]
     );
     let retry = bench.machine.time + RETRY;
     assert!(!bench.kernel.has_revocations(retry - 1) && bench.kernel.has_revocations(retry));
@@ -121,7 +118,7 @@ fn a_stopped_grant_manager_leaves_granted_what_the_peer_uses_and_nothing_else() 
     bench.machine.in_use.clear();
     bench.kernel.retry_revocations(&mut bench.machine);
     assert!(bench.machine.granted.is_empty() && !bench.kernel.has_revocations(u64::MAX - 1));
-    assert_eq!(bench.machine.log[2], "stopped: no peer uses a page of a stopped service any more");
+    assert_eq!(bench.machine.log[1], "stopped: peers use no page of a stopped service any more");
     assert_eq!(bench.machine.cleared.iter().copied().collect::<BTreeSet<_>>(), frames, "what the peer could write");
     assert_eq!(bench.machine.cleared.len(), frames.len(), "once");
 }

@@ -95,8 +95,10 @@ fn a_stopped_grant_manager_leaves_no_page_but_those_that_are_in_use() {
     image.close_back_end();
     image.until(5, |_| false);
     assert_eq!(image.machine.xen().grants.active().count(), 0, "{}", image.console());
-    assert!(image.console().contains("stopped: grant-manager: its peers still use 2 pages, which stay granted"));
-    assert!(image.console().contains("stopped: no peer uses a page of a stopped service any more"));
+    assert!(
+        image.console().contains("stopped: grant-manager: its restart rule allows no more; pages in use by peers: 2")
+    );
+    assert!(image.console().contains("stopped: peers use no page of a stopped service any more"));
     assert_eq!(image.ended(), None);
 }
 
