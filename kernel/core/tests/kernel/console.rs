@@ -127,6 +127,23 @@ fn a_flood_hides_neither_a_deed_nor_a_fault() {
     assert!(kinds >= Operation::ALL.len() * EMPTY as usize, "every kind of refusal is printed: {kinds}");
 }
 
+/// With room, the first refusal of its kind is printed whole, although the credit is used up.
+#[test]
+fn a_first_refusal_needs_no_credit() {
+    let mut console = Console::new();
+    for _ in 0..2 * Credit::BURST {
+        console.refuse("http", EMPTY, 5, 0);
+        console.lines(0);
+    }
+    for (slot, operation) in [(EMPTY, 6), (EMPTY - 1, 5)] {
+        console.refuse("http", slot, operation, 0);
+        let lines = console.lines(0);
+        assert!(lines.last().is_some_and(|line| line.contains("missing=\"no rule gives http ")), "{lines:?}");
+        console.refuse("http", slot, operation, 0);
+        assert!(console.lines(0).is_empty(), "the second needs credit");
+    }
+}
+
 /// A service that writes without a pause cannot take the room for which its refusal waits.
 #[test]
 fn text_does_not_keep_a_refusal_waiting() {
