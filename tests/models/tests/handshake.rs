@@ -37,8 +37,6 @@ impl Model for Handshakes {
     }
 
     fn properties(&self) -> Vec<Property<Self>> {
-        let holds = |rule: &'static str| move |state: &World| state.violation != Some(rule);
-        let _ = holds;
         vec![
             Property::always("rings are reset while nobody maps them", |_, state: &World| {
                 state.violation != Some(world::RESET)
@@ -56,41 +54,63 @@ impl Model for Handshakes {
 }
 
 /// Tries the handshake, and returns the properties that do not hold.
-fn check(name: &str, budget: Budget, fault: Option<Fault>, least: usize) -> Vec<(&'static str, String)> {
-    let found = broken(name, Handshakes { budget, fault }, least);
+fn check(
+    name: &str,
+    budget: Budget,
+    fault: Option<Fault>,
+    (depth, least): (usize, usize),
+) -> Vec<(&'static str, String)> {
+    let found = broken(name, Handshakes { budget, fault }, depth, least);
     assert!(fault.is_some() || found.iter().any(|(name, _)| *name == "the link is up"));
     found.into_iter().filter(|(name, _)| *name != "the link is up").collect()
 }
 
+const NOTHING: Budget = Budget { hostile: 0, front_crashes: 0, back_crashes: 0, conflicts: 0, late: 0 };
+
+/// No bound on the number of actions: the states are finite.
+const ANY: usize = 10_000;
+
 #[test]
-fn a_hostile_back_end_is_survived() {
-    let budget = Budget { hostile: 0, front_crashes: 0, back_crashes: 0, conflicts: 0 };
-    assert_eq!(check("two hostile acts", budget, None, 1), []);
+fn a_hostile_act_and_a_conflict_are_survived() {
+    let budget = Budget { hostile: 1, conflicts: 1, ..NOTHING };
+    assert_eq!(check("a hostile act and a conflict", budget, None, (ANY, 50_000)), []);
+}
+
+#[test]
+fn two_hostile_acts_are_survived() {
+    let budget = Budget { hostile: 2, ..NOTHING };
+    assert_eq!(check("two hostile acts, 60 actions", budget, None, (60, 50_000)), []);
 }
 
 #[test]
 fn crashes_of_both_ends_are_survived() {
-    let budget = Budget { hostile: 0, front_crashes: 0, back_crashes: 1, conflicts: 0 };
-    assert_eq!(check("crashes", budget, None, 1), []);
+    let budget = Budget { front_crashes: 1, back_crashes: 1, ..NOTHING };
+    assert_eq!(check("a crash of each end", budget, None, (ANY, 50_000)), []);
 }
 
 #[test]
-fn a_hostile_back_end_and_a_crash_are_survived() {
-    let budget = Budget { hostile: 1, front_crashes: 1, back_crashes: 0, conflicts: 0 };
-    assert_eq!(check("a hostile act and a crash", budget, None, 1), []);
+fn a_hostile_act_and_a_crash_are_survived() {
+    let budget = Budget { hostile: 1, front_crashes: 1, ..NOTHING };
+    assert_eq!(check("a hostile act and a crash, 60 actions", budget, None, (60, 50_000)), []);
+}
+
+#[test]
+fn a_hostile_act_and_a_late_answer_are_survived() {
+    let budget = Budget { hostile: 1, late: 1, ..NOTHING };
+    assert_eq!(check("a hostile act and a late answer", budget, None, (ANY, 50_000)), []);
 }
 
 /// Each property is seen to fail, in a world in which one rule does not hold.
 #[test]
 fn each_property_fails_where_a_rule_of_the_world_is_broken() {
-    let budget = Budget { hostile: 1, front_crashes: 0, back_crashes: 0, conflicts: 0 };
+    let budget = Budget { hostile: 1, ..NOTHING };
     for (fault, property) in [
         (Fault::ManagerHidesMappings, "rings are reset while nobody maps them"),
         (Fault::ManagerGrantsNothing, "pages are used and published only while granted"),
         (Fault::ManagerForgetsToEnd, "after Closed nothing is granted but what the peer still maps"),
         (Fault::BackEndKeepsPages, "once all behave, the link comes up"),
     ] {
-        let found = check("a broken rule", budget, Some(fault), 0);
+        let found = check("a broken rule", budget, Some(fault), (ANY, 0));
         assert!(found.iter().any(|(name, _)| *name == property), "{fault:?}: {found:?}");
     }
 }

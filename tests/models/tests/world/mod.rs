@@ -35,12 +35,15 @@ const STEPS: usize = 800;
 /// How often what may happen.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Budget {
-    /// Acts of the back end that its protocol excludes.
+    /// Acts of the back end that its protocol excludes, and times at which it does not act until
+    /// the front end gives up.
     pub hostile: u8,
     pub front_crashes: u8,
     pub back_crashes: u8,
     /// Commits that conflict with another transaction.
     pub conflicts: u8,
+    /// Requests to XenStore that are answered after the front end has given them up.
+    pub late: u8,
 }
 
 /// A rule of the world that does not hold, to see a property fail.
@@ -144,6 +147,9 @@ struct Rest {
     /// Grants that are to end when the peer unmaps.
     ending: [bool; 3],
     ports: bool,
+    /// The front end has crashed once. Replies to its earlier run may then pass for answers to this
+    /// one, so that it takes grants for ended, or given, before they are.
+    crashed: bool,
 }
 
 #[derive(Clone)]
@@ -208,6 +214,7 @@ impl World {
             mapped: [false; 3],
             ending: [false; 3],
             ports: false,
+            crashed: false,
         };
         let mut world = World {
             handshake: new_handshake(),
@@ -267,8 +274,11 @@ impl World {
         if self.next_of_back_end().is_some() {
             actions.push(Action::BackEnd);
         }
-        // The grant manager answers in time. XenStore may not.
-        if rest.requests.is_empty() && rest.replies.is_empty() && self.handshake.deadline().is_some() {
+        // The grant manager answers in time. XenStore and the back end may not.
+        let in_time = rest.requests.is_empty() && rest.replies.is_empty();
+        let store = rest.pending == Pending::None || rest.budget.late > 0;
+        let back_end = self.next_of_back_end().is_none() || rest.budget.hostile > 0;
+        if in_time && store && back_end && self.handshake.deadline().is_some() {
             actions.push(Action::Tick);
             if self.handshake.deadline() < Some(self.last_deadline) {
                 actions.push(Action::TickOn);
@@ -333,6 +343,8 @@ impl World {
             }
             Action::Tick | Action::TickOn => {
                 let Some(deadline) = self.handshake.deadline() else { return };
+                self.rest.budget.late -= u8::from(self.rest.pending != Pending::None);
+                self.rest.budget.hostile -= u8::from(self.next_of_back_end().is_some());
                 self.now = if action == Action::Tick { self.now.max(deadline) } else { self.last_deadline };
                 if self.rest.transaction == Transaction::Open && self.rest.pending == Pending::None {
                     (self.rest.transaction, self.rest.staged, self.rest.keys_staged) = (Transaction::Lost, None, false);
@@ -341,6 +353,7 @@ impl World {
             }
             Action::FrontCrash => {
                 self.rest.budget.front_crashes -= 1;
+                self.rest.crashed = true;
                 self.handshake = new_handshake();
                 self.rest.pending = Pending::None;
             }
@@ -382,8 +395,10 @@ impl World {
     /// Carries out the handshake's commands, as the service does.
     fn drive(&mut self) {
         while let Some(command) = self.handshake.command(self.now) {
-            // An answer to an earlier request comes too late.
-            self.rest.pending = Pending::None;
+            // An earlier request was given up: it is carried out all the same, and not answered.
+            if let Pending::Asked(ask) = std::mem::replace(&mut self.rest.pending, Pending::None) {
+                self.carry_out(ask);
+            }
             match command {
                 Command::Store(action) => self.rest.pending = Pending::Asked(Ask::of(&action)),
                 Command::Grants(Request::Issue { rule, .. }) => self.rest.requests.push_back(rule),
@@ -392,15 +407,22 @@ impl World {
                     self.rest.ports = true;
                     self.handshake.ports_opened(Some((EvtchnPort(5), EvtchnPort(6))), self.now);
                 }
-                Command::ResetRings if self.rest.mapped[0] || self.rest.granted[0] => self.violation = Some(RESET),
-                Command::Start { .. } if self.rest.granted != [true; 3] => self.violation = Some(UNGRANTED),
+                Command::ResetRings if self.rest.mapped[0] || self.rest.granted[0] => self.violate(RESET),
+                Command::Start { .. } if self.rest.granted != [true; 3] => self.violate(UNGRANTED),
                 Command::ResetRings | Command::Start { .. } => {}
                 Command::Stop => self.rest.ports = false,
             }
         }
         self.handshake.take_notes();
         if self.handshake.is_up() && (self.rest.granted != [true; 3] || !self.rest.ports) {
-            self.violation = Some(UNGRANTED);
+            self.violate(UNGRANTED);
+        }
+    }
+
+    /// Notes that a rule was broken by a front end that has not crashed.
+    fn violate(&mut self, rule: &'static str) {
+        if !self.rest.crashed {
+            self.violation = Some(rule);
         }
     }
 
@@ -410,15 +432,22 @@ impl World {
     }
 
     fn ask_store(&mut self) {
-        let Pending::Asked(ask) = self.rest.pending.clone() else { return };
+        let Pending::Asked(ask) = std::mem::replace(&mut self.rest.pending, Pending::None) else { return };
+        if let Some(result) = self.carry_out(ask) {
+            self.answer(result);
+        }
+    }
+
+    /// Carries out a request to XenStore. Returns the answer, unless that comes later.
+    fn carry_out(&mut self, ask: Ask) -> Option<Result<Value, StoreError>> {
         let rest = &mut self.rest;
         let done = Ok(Value::new());
         let lost = rest.transaction == Transaction::Lost;
-        let result = match ask {
+        Some(match ask {
             Ask::ReadState | Ask::Read(_) | Ask::Write(..) if lost => Err(StoreError::Again),
             Ask::ReadState => {
                 rest.pending = Pending::Read(rest.back);
-                return;
+                return None;
             }
             Ask::Read(name) if name == "device/vif/0/state" => Ok(value(&rest.front.to_string())),
             Ask::Read(name) if !name.starts_with("device") && rest.back == Node::Missing => Err(StoreError::NotFound),
@@ -446,8 +475,7 @@ impl World {
                 done
             }
             Ask::Commit | Ask::Abort => self.end_transaction(ask == Ask::Commit),
-        };
-        self.answer(result);
+        })
     }
 
     fn end_transaction(&mut self, commit: bool) -> Result<Value, StoreError> {
@@ -476,8 +504,8 @@ impl World {
             rest.front = state;
             let left = (0..3).any(|area| rest.granted[area] && !rest.mapped[area] && !rest.ending[area]);
             match state {
-                4 if rest.granted != [true; 3] || !rest.published || !rest.ports => self.violation = Some(UNGRANTED),
-                6 if left => self.violation = Some(LEFT),
+                4 if rest.granted != [true; 3] || !rest.ports => self.violate(UNGRANTED),
+                6 if left => self.violate(LEFT),
                 _ => {}
             }
         } else if name.starts_with("device/vif/0/") {
@@ -512,7 +540,8 @@ impl World {
         let none = if keeps { mapped } else { [false; 3] };
         match (front, back) {
             (1, 1 | 6) => Some((2, none)),
-            (1, 5) => Some((6, none)),
+            // It sees that the front end has started over, even if it has not seen it close.
+            (1, 3..=5) => Some((6, none)),
             (4, 2) if published && granted == [true; 3] => Some((4, [true; 3])),
             (5, 1 | 2 | 4) => Some((5, none)),
             (6, 1..=5) => Some((6, none)),
@@ -523,7 +552,7 @@ impl World {
     /// Returns `true` if the link comes up when every party behaves from now on.
     pub fn recovers(&self) -> bool {
         let mut world = self.clone();
-        world.rest.budget = Budget { hostile: 0, front_crashes: 0, back_crashes: 0, conflicts: 0 };
+        world.rest.budget = Budget { hostile: 0, front_crashes: 0, back_crashes: 0, conflicts: 0, late: 0 };
         world.begin_to_behave();
         for _ in 0..STEPS {
             if world.is_up() && world.rest.back == Node::State(4) && world.rest.mapped == [true; 3]
@@ -546,7 +575,7 @@ impl World {
         let all = self.rest.mapped == [true; 3];
         match self.rest.back {
             Node::Missing => self.recreate(),
-            Node::State(4) if all => return,
+            Node::State(4) if all && matches!(self.rest.front, 4..=6) => return,
             Node::State(1 | 2 | 5 | 6) => {}
             _ => self.set_back(Node::State(6)),
         }
