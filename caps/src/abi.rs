@@ -189,7 +189,8 @@ operations! {
     ClockNow = 2: Kind::Clock, NOW, "now";
     /// Clock: returns the UTC time in ns since 1970.
     ClockWall = 3: Kind::Clock, WALL, "wall";
-    /// Entropy: returns 128 random bits.
+    /// Entropy: returns 128 random bits of the kernel's generator. It is no exclusive right to random
+    /// numbers: RDRAND and RDSEED work in ring 3.
     EntropyDraw = 4: Kind::Entropy, DRAW, "draw";
     /// Power: powers the domain off. Does not return.
     PowerOff = 5: Kind::Power, OFF, "off";

@@ -128,6 +128,7 @@ impl CommandState {
 }
 
 /// The state machine.
+#[derive(Clone, Debug)]
 pub struct Handshake {
     rules: PerArea<GrantPermission>,
     /// Received frames may take several slots, be unsplit, and lack their checksums.

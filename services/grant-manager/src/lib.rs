@@ -17,7 +17,7 @@ use cloister_interfaces::{Memory, Service, System};
 pub use capabilities::{Caps, MAX_CLIENTS, MAX_RULES};
 
 /// Creates the service.
-pub fn service<S: System + 'static, M: Memory + 'static>(caps: Caps<S, M>) -> impl Service {
+pub fn service<S: System + 'static, M: Memory + 'static>(caps: Caps<S, M>) -> impl Service + core::fmt::Debug {
     service::GrantManager::new(caps)
 }
 

@@ -24,7 +24,7 @@ fn range(pages: PageRun) -> Range<u16> {
 }
 
 /// A set of page indices below [`MAX_PAGES`].
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct PageSet {
     words: [u64; WORDS],
 }

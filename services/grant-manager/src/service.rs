@@ -1,5 +1,6 @@
 //! Carries out the clients' requests by invoking the kernel, and retries what a peer still maps.
 
+use core::fmt;
 use core::time::Duration;
 
 use arrayvec::ArrayVec;
@@ -85,6 +86,19 @@ pub struct GrantManager<S, M> {
     any_answered: bool,
     /// The pass ended at a limit: the next begins at once.
     work_left: bool,
+}
+
+/// Shows what it knows of the grants and of requests, without the capabilities.
+impl<S, M> fmt::Debug for GrantManager<S, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for Rule { granted, ending, state, owner, released, .. } in &self.rules {
+            write!(f, "rule granted: {granted:?} ending: {ending:?} {state:?} {owner:?} {released} ")?;
+        }
+        for ClientState { answer, active_rule, .. } in &self.clients {
+            write!(f, "client {answer:?} {active_rule:?} ")?;
+        }
+        write!(f, "answered {} left {}", self.any_answered, self.work_left)
+    }
 }
 
 impl<S: System, M: Memory> GrantManager<S, M> {

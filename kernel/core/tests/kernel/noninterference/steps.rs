@@ -304,6 +304,9 @@ impl Run {
 
     /// Invokes an operation that the kind of one of the service's capabilities has.
     fn likely(&mut self, service: ServiceId, program: &mut Random) {
+        if program.below(6) == 0 {
+            return self.find(service, program);
+        }
         let own = &self.bench.operations[service.index()];
         if own.is_empty() {
             return self.call(service, 1, [0; 6]);
@@ -312,6 +315,14 @@ impl Run {
         let mut further = || if program.below(3) == 0 { word(program) } else { 0 };
         let arguments = [further(), further()];
         self.call(service, 1, [slot, number, word(program), word(program), arguments[0], arguments[1]]);
+    }
+
+    /// Finds one of the regions that the service maps.
+    fn find(&mut self, service: ServiceId, program: &mut Random) {
+        let capabilities = self.bench.tables.capabilities();
+        let regions = || capabilities.iter().filter(|held| held.service == service && held.kind() == Kind::Region);
+        let Some(region) = regions().nth(program.below(regions().count())) else { return };
+        self.call(service, 1, [region.slot.into(), Operation::RegionFind as u64, 0, 0, 0, 0]);
     }
 
     fn call(&mut self, service: ServiceId, number: u64, arguments: [u64; 6]) {
