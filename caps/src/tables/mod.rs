@@ -20,13 +20,16 @@ use ids::Proven;
 
 pub use field::Record;
 pub use ids::{
-    GrantRuleId, MappingId, PerPortRule, PerRegion, PerService, PortRuleId, PortRuleSet, QueueId, RegionId, ServiceId,
+    DomainSetId, GrantRuleId, MappingId, PerDomainSet, PerPortRule, PerRegion, PerService, PortRuleId, PortRuleSet,
+    QueueId, RegionId, ServiceId,
 };
 pub use limits::{
-    FIRST_GRANT_REF, MAX_GRANT_REFS, MAX_GRANT_RULES, MAX_MAPPINGS, MAX_NAME, MAX_NOTIFICATION_BIT, MAX_PORT_RULES,
-    MAX_QUEUES, MAX_REGIONS, MAX_SERVICES, MAX_SLOTS,
+    FIRST_GRANT_REF, MAX_DOMAIN_SETS, MAX_GRANT_REFS, MAX_GRANT_RULES, MAX_MAPPINGS, MAX_NAME, MAX_NOTIFICATION_BIT,
+    MAX_PORT_RULES, MAX_QUEUES, MAX_REGIONS, MAX_SERVICES, MAX_SLOTS,
 };
-pub use records::{Capability, GrantRule, Mapping, Name, Object, PortRule, Queue, Region, Segment, Service, raw};
+pub use records::{
+    Capability, DomainSet, GrantRule, Mapping, Name, Object, PortPeer, PortRule, Queue, Region, Segment, Service, raw,
+};
 pub use view::{RawRecords, Records, Tables};
 
 /// The bits of a segment's flags.
@@ -42,7 +45,7 @@ pub mod segment_flag {
 /// The first eight bytes of the tables.
 pub const MAGIC: [u8; 8] = *b"CLOISTER";
 /// The version of the layout. A kernel accepts only its own.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// The reason why tables were refused. The kernel prints it and stops.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum TableError {
@@ -134,16 +137,6 @@ enum_field! {
         ReadWrite = 3,
     }
 }
-enum_field! {
-    /// The other end of an event channel.
-    PortKind {
-        /// A peer domain, for which the channel is allocated unbound.
-        Peer = 0,
-        /// The XenStore daemon. The toolstack made the channel (`HVM_PARAM_STORE_EVTCHN`).
-        XenStore = 1,
-    }
-}
-
 /// A section of the tables.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Section {
@@ -163,6 +156,8 @@ pub enum Section {
     Grants,
     /// The event-channel rules.
     Ports,
+    /// The sets of other domains.
+    Domains,
     /// The text that every [`Name`] is a part of.
     Names,
     /// The canonical policy.
@@ -171,7 +166,7 @@ pub enum Section {
 
 /// Name and size of a record in bytes, of each section in the order of [`Section`]. The records of
 /// a text are its bytes.
-const SECTIONS: [(&str, usize); 10] = [
+const SECTIONS: [(&str, usize); 11] = [
     ("services", raw::Service::SIZE),
     ("segments", raw::Segment::SIZE),
     ("regions", raw::Region::SIZE),
@@ -180,6 +175,7 @@ const SECTIONS: [(&str, usize); 10] = [
     ("queues", raw::Queue::SIZE),
     ("grants", raw::GrantRule::SIZE),
     ("ports", raw::PortRule::SIZE),
+    ("domains", raw::DomainSet::SIZE),
     ("names", 1),
     ("policy text", 1),
 ];
@@ -195,6 +191,7 @@ impl Section {
         Section::Queues,
         Section::Grants,
         Section::Ports,
+        Section::Domains,
         Section::Names,
         Section::PolicyText,
     ];

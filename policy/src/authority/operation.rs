@@ -94,6 +94,8 @@ ops! {
     Stack = "stack", "pages";
     /// Execute a program.
     Execute = "execute", "";
+    /// Choose which domain of an entry is the peer.
+    Pin = "pin", "";
 }
 
 impl Op {
@@ -128,6 +130,7 @@ impl Op {
             Object::Queue(_) => matches!(self, Op::Request | Op::Reply),
             Object::Path(..) => matches!(self, Op::Read | Op::Write | Op::Watch),
             Object::Program(_) => self == Op::Execute,
+            Object::Domain(_) => self == Op::Pin,
         }
     }
 

@@ -42,6 +42,8 @@ pub(crate) enum Object {
     Path(usize, usize),
     /// The program of a service.
     Program(usize),
+    /// An entry of `[domains]`: the choice of the one that is the peer.
+    Domain(usize),
 }
 
 /// A rule of the policy, as a step of a path.
@@ -63,4 +65,6 @@ pub(crate) enum Rule {
     Grant(usize),
     /// A path: the positions of the client's entry and of the path.
     Path(usize, usize),
+    /// The pin of an entry of `[domains]`.
+    Pin(usize),
 }

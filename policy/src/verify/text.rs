@@ -70,10 +70,22 @@ pub(super) struct Grant {
     pub on_behalf_of: String,
 }
 
+#[derive(Clone, Debug)]
+pub(super) struct Domains {
+    pub ids: (u64, u64),
+    pub pin: Option<At<Pin>>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Pin {
+    pub by: String,
+    pub node: String,
+}
+
 /// The content of a policy.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Text {
-    pub domains: Entries<(u64, u64)>,
+    pub domains: Entries<Domains>,
     pub services: Entries<Service>,
     pub regions: Entries<Region>,
     pub queues: Entries<Queue>,
@@ -100,7 +112,7 @@ pub(super) fn read(text: &str) -> Result<Text, String> {
         let section = root.get(name)?;
         match name {
             "format" | "image" => {}
-            "domains" => out.domains = section.entries(|table| range(&table.get("ids")?.text()?))?,
+            "domains" => out.domains = section.entries(domains)?,
             "services" => out.services = section.entries(service)?,
             "regions" => out.regions = section.entries(region)?,
             "queues" => out.queues = section.entries(queue)?,
@@ -197,6 +209,20 @@ impl<'a> Field<'a> {
             .find_map(|(unit, size)| text.strip_suffix(unit)?.parse::<u64>().ok()?.checked_mul(size))
             .ok_or_else(|| self.wrong("a size"))
     }
+}
+
+fn domains(table: &Table<'_>) -> Result<Domains, String> {
+    table.only(&["ids", "pin"])?;
+    let pin = match table.find("pin") {
+        Some(field) => {
+            let table = field.table()?;
+            table.only(&["by", "node"])?;
+            let pin = Pin { by: table.get("by")?.text()?, node: table.get("node")?.text()? };
+            Some(At { value: pin, line: field.line })
+        }
+        None => None,
+    };
+    Ok(Domains { ids: range(&table.get("ids")?.text()?)?, pin })
 }
 
 fn range(ids: &str) -> Result<(u64, u64), String> {

@@ -2,6 +2,7 @@
 
 mod answer;
 mod cspace;
+mod domains;
 mod grants;
 mod info;
 mod objects;
@@ -10,8 +11,10 @@ mod regions;
 mod time;
 
 use cloister_caps::abi::{CONSOLE_CHUNK, SYSTEM_CALL_INVOKE, SYSTEM_CALL_WAIT};
-use cloister_caps::tables::{AfterLimit, Capability, Object, PerPortRule, PerRegion, PerService, PortRuleSet, Tables};
-use cloister_caps::{Operation, Rights, ServiceId, Status};
+use cloister_caps::tables::{
+    AfterLimit, Capability, Object, PerDomainSet, PerPortRule, PerRegion, PerService, PortRuleSet, Tables,
+};
+use cloister_caps::{DomId, Operation, Rights, ServiceId, Status};
 
 use crate::accounting::{Accounting, Costs};
 use crate::placement::Placements;
@@ -74,6 +77,8 @@ pub struct Kernel<'t> {
     granted: References,
     /// Those of `granted` that stand for a page of a peer that we map.
     mapped: References,
+    /// The pinned domain of each set of other domains.
+    pins: PerDomainSet<Option<DomId>>,
     /// Decides which service runs.
     scheduler: Scheduler,
     /// Charges the processor's time to services.
@@ -124,6 +129,7 @@ impl<'t> Kernel<'t> {
             clock_slots,
             granted: References::new([0; _]),
             mapped: References::new([0; _]),
+            pins: PerDomainSet::new([None; _]),
             refusals: 0,
             refusals_of: PerService::new([0; _]),
             boot_time: now,
@@ -337,6 +343,7 @@ impl<'t> Kernel<'t> {
             (Operation::GrantEnd, CapObject::Grant(rule)) => self.end_grant(platform, rule, arguments[0])?,
             (Operation::InfoRead, CapObject::Info) => self.read_info(service, arguments[0])?,
             (Operation::RegionFind, CapObject::Region(mapping)) => self.find_region(mapping),
+            (Operation::DomainPin, CapObject::Domain(set)) => self.pin_domain(set, arguments[0])?,
             // The object's kind has no such operation, whatever the rights say.
             _ => return Err(Status::WrongOperation),
         };

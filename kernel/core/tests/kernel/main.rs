@@ -8,6 +8,7 @@ mod faults;
 mod grants;
 mod machine;
 mod noninterference;
+mod pins;
 mod placements;
 mod platform;
 mod random;

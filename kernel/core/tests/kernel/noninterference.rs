@@ -1,15 +1,15 @@
-//! Checks that a service cannot observe another with which it shares no queue: two runs that differ
-//! only in what the other does give it the same answers.
+//! Checks that a service cannot observe another with which it shares no queue and no pinned domain
+//! set: two runs that differ only in what the other does give it the same answers.
 //!
 //! Time is not part of this: how long something takes, and when a service runs, depends on the
 //! others. Nor are the numbers of ports, which Xen chooses.
 
-use cloister_caps::tables::Tables;
-use cloister_caps::{Kind, ServiceId};
+use cloister_caps::tables::{Object, PortPeer, Tables};
+use cloister_caps::{DomainSetId, Kind, ServiceId};
 use cloister_kernel_core::{FaultAction, Outcome};
 use proptest::prelude::*;
 
-use crate::machine::{Bench, tables, with};
+use crate::machine::{Bench, pinned, tables, with};
 
 /// Names what a service does.
 #[derive(Clone, Debug)]
@@ -86,14 +86,32 @@ fn seen(tables: Tables<'static>, (observer, other): (ServiceId, ServiceId), turn
     seen
 }
 
-/// Returns `true` if two services share a queue.
+/// Returns `true` if two services share a queue, or a pinned domain set.
 fn share(tables: &Tables<'_>, one: ServiceId, other: ServiceId) -> bool {
     let ends = |queue: cloister_caps::tables::Queue| [queue.sender, queue.receiver];
-    tables.queues().iter().map(ends).any(|ends| ends.contains(&one) && ends.contains(&other))
+    let queue = tables.queues().iter().map(ends).any(|ends| ends.contains(&one) && ends.contains(&other));
+    queue || tables.domains().ids().any(|set| uses(tables, set, one) && uses(tables, set, other))
+}
+
+/// Returns `true` if a service pins a domain of the set, or has a port or grant of which the pinned
+/// domain is the peer.
+fn uses(tables: &Tables<'_>, set: DomainSetId, service: ServiceId) -> bool {
+    let own = tables.capabilities().iter().filter(|capability| capability.service == service);
+    tables.domain_set(set).pinned
+        && own.map(|capability| capability.object).any(|object| match object {
+            Object::Domain(pinned) => pinned == set,
+            Object::Port(rule) => tables.port(rule).peer == PortPeer::Domains(set),
+            Object::Grant(rule) => tables.grant(rule).peers == set,
+            _ => false,
+        })
 }
 
 fn restarting() -> Tables<'static> {
     tables(&with("restart = { limit = 0,", "restart = { limit = 400,"))
+}
+
+fn restarting_and_pinned() -> Tables<'static> {
+    tables(&pinned().replace("restart = { limit = 0,", "restart = { limit = 400,"))
 }
 
 /// Returns the pairs of services that share no queue.
@@ -114,7 +132,35 @@ fn there_are_strangers_and_one_of_them_holds_info() {
     assert!(pairs.iter().any(|(observer, _)| asks(*observer)));
 }
 
+/// The grant manager learns from its own answers whether xenstore has pinned, and xenstore from its
+/// own whether the grant manager has granted: a pinned set is the one object that services share
+/// without a queue.
+#[test]
+fn who_pins_and_who_grants_are_no_strangers() {
+    let (plain, pinned) = (restarting(), restarting_and_pinned());
+    let named = |tables: &Tables<'static>| {
+        let pairs = strangers(tables).into_iter();
+        pairs.map(|(one, other)| (tables.service_name(one), tables.service_name(other))).collect::<Vec<_>>()
+    };
+    let (plain, pinned) = (named(&plain), named(&pinned));
+    let lost: Vec<_> = plain.iter().filter(|pair| !pinned.contains(pair)).collect();
+    assert_eq!(lost, [&("grant-manager", "xenstore"), &("xenstore", "grant-manager")]);
+}
+
 proptest! {
+    #[test]
+    fn the_acts_of_a_stranger_are_not_observed_with_a_pinned_set(
+        pick in any::<prop::sample::Index>(),
+        turns in prop::collection::vec(turn(), 0..120),
+    ) {
+        thread_local! {
+            static TABLES: Tables<'static> = restarting_and_pinned();
+        }
+        let tables = TABLES.with(|tables| *tables);
+        let pair = *pick.get(&strangers(&tables));
+        prop_assert_eq!(seen(tables, pair, &turns, true), seen(tables, pair, &turns, false));
+    }
+
     #[test]
     fn the_acts_of_a_stranger_are_not_observed(
         pick in any::<prop::sample::Index>(),
