@@ -81,10 +81,10 @@ pub enum Status {
     BadArgument = 4,
     /// The policy's rule for the object does not allow these arguments.
     NotPermitted = 5,
-    /// The peer is still using the page.
+    /// The peer is still using the page, or a port or page of the domain set.
     InUse = 6,
-    /// The object's state does not allow the operation: the port is not open, or the page is not
-    /// granted.
+    /// The object's state does not allow the operation: the port is not open, the page is not
+    /// granted, or no domain of the set is pinned.
     WrongState = 7,
     /// The machine or the hypervisor does not support the operation.
     Unavailable = 8,
@@ -222,6 +222,10 @@ operations! {
     /// Region: returns the address at which the service maps it, and its size in bytes with flags
     /// (see [`region`]).
     RegionFind = 14: Kind::Region, FIND, "find";
+    /// Domain set: pins domain `a0` of the set as the peer of every port and grant rule that names
+    /// the set. Does nothing if it is pinned already. Returns `InUse` if another one is pinned and
+    /// a port under such a rule is open, or a page is granted or mapped.
+    DomainPin = 15: Kind::Domain, PIN, "pin";
 }
 
 impl Operation {

@@ -18,7 +18,7 @@ pub use abi::{InvokeError, Operation, Status};
 pub use clamped::Clamped;
 pub use ids::{DomId, EvtchnPort, Gfn, GrantRef, Slot};
 pub use rights::{Kind, Rights};
-pub use tables::{GrantRuleId, MappingId, PortRuleId, QueueId, RegionId, ServiceId};
+pub use tables::{DomainSetId, GrantRuleId, MappingId, PortRuleId, QueueId, RegionId, ServiceId};
 
 /// The size of a page in bytes: the unit of mapping and of granting (`XC_PAGE_SIZE` of Xen).
 pub const PAGE_SIZE: usize = 4096;

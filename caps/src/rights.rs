@@ -27,11 +27,13 @@ pub enum Kind {
     Info = 9,
     /// A region that the service maps.
     Region = 10,
+    /// A set of other domains, one of which is pinned at a time as the peer.
+    Domain = 11,
 }
 
 impl Kind {
     /// Every kind, in the order of the numbers.
-    pub const ALL: [Kind; 10] = [
+    pub const ALL: [Kind; 11] = [
         Kind::Console,
         Kind::Clock,
         Kind::Entropy,
@@ -42,6 +44,7 @@ impl Kind {
         Kind::Grant,
         Kind::Info,
         Kind::Region,
+        Kind::Domain,
     ];
 
     /// Returns the kind with this number, if there is one.
@@ -64,6 +67,7 @@ impl Kind {
             Kind::Grant => "grant",
             Kind::Info => "info",
             Kind::Region => "region",
+            Kind::Domain => "domain",
         }
     }
 }
@@ -100,5 +104,7 @@ bitflags! {
         const READ = 1 << 12;
         /// Region: ask for its address and size.
         const FIND = 1 << 13;
+        /// Domain set: pin one of its domains.
+        const PIN = 1 << 14;
     }
 }

@@ -57,6 +57,8 @@ enum Link {
 /// The ports that are open.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum OpenPorts {
+    /// This run of the service has opened none, but an earlier one may have.
+    Unknown,
     None,
     /// The one for frames to send, or for both directions.
     Tx,
@@ -100,7 +102,7 @@ impl<S: System, M: Memory> Netfront<S, M> {
             grants: caps.grants,
             tx_events: caps.tx_events,
             rx_events: caps.rx_events,
-            open_ports: OpenPorts::None,
+            open_ports: OpenPorts::Unknown,
             handshake: Handshake::new(rules, RECEIVE_OFFLOADS),
             transmit: Transmit::new(caps.rings.clone(), caps.tx_pages.pages),
             receive: Receive::new(caps.rings, caps.rx_pages.pages, RECEIVE_OFFLOADS),
@@ -122,6 +124,10 @@ impl<S: System, M: Memory> Netfront<S, M> {
             match answer {
                 Some(Ok(store::Reply::Answer { id, result })) if self.pending_request == Some(id) => {
                     self.pending_request = None;
+                    if result == Err(store::StoreError::InUse) && self.open_ports == OpenPorts::Unknown {
+                        // They may be what is in use. The handshake ends the connection now.
+                        self.open_ports = OpenPorts::TxAndRx;
+                    }
                     self.handshake.store_answered(result, now);
                 }
                 Some(Ok(store::Reply::Changed { token })) => self.handshake.watch_fired(token, now),
@@ -216,12 +222,12 @@ impl<S: System, M: Memory> Netfront<S, M> {
         };
         self.link = Link::Down { report_due };
         // A port that cannot be closed now is closed before it is opened again.
-        let open = core::mem::replace(&mut self.open_ports, OpenPorts::None);
-        if open != OpenPorts::None {
+        if matches!(self.open_ports, OpenPorts::Tx | OpenPorts::TxAndRx) {
             let _ = self.tx_events.close();
-        }
-        if open == OpenPorts::TxAndRx {
-            let _ = self.rx_events.close();
+            if self.open_ports == OpenPorts::TxAndRx {
+                let _ = self.rx_events.close();
+            }
+            self.open_ports = OpenPorts::None;
         }
     }
 

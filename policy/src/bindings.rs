@@ -104,6 +104,14 @@ impl Binder<'_> {
                 fields.push((format!("{interface}_clients"), array(&servers)));
             }
         }
+        if self.policy.served(self.name, "store").next().is_some() {
+            let pin = |object: usize| {
+                let slot = slot_text(self.plan.slot(self.index, Kind::Domain, object)?);
+                Some(format!("cloister_interfaces::capability::DomainPin::new({KERNEL}, {slot})"))
+            };
+            let pins: Option<Vec<String>> = self.policy.pinned(self.name).map(|(object, ..)| pin(object)).collect();
+            fields.push(("pins".into(), array(&pins?)));
+        }
         if let Some(slot) = self.plan.region_slot(self.index, &rules_region(self.name)) {
             fields.push(("rules".into(), constant_bytes(slot)));
         }

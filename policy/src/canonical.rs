@@ -53,11 +53,14 @@ fn image(image: &Image, out: &mut String) {
 
 fn domain(item: &Named<Domain>, out: &mut String) {
     header(out, "domains", &item.name.value);
-    let Domain { first, last } = item.body;
+    let Domain { first, last, ref pin } = item.body;
     if first == last {
         line(out, format_args!("ids = \"{first}\""));
     } else {
         line(out, format_args!("ids = \"{first}-{last}\""));
+    }
+    if let Some(pin) = pin {
+        line(out, format_args!("pin = {{ by = \"{}\", node = \"{}\" }}", pin.by.value, pin.node.value));
     }
 }
 

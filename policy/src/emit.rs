@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use cloister_caps::abi::IMAGE_ADDRESSES;
-use cloister_caps::tables::raw::{Capability, GrantRule, Name, PortRule, Queue, Region, Segment, Service};
+use cloister_caps::tables::raw::{Capability, DomainSet, GrantRule, Name, PortRule, Queue, Region, Segment, Service};
 use cloister_caps::tables::{HEADER_SIZE, MAGIC, Record, Section, VERSION};
 
 use crate::plan::{Entry, Plan};
@@ -47,6 +47,7 @@ pub(crate) fn emit(plan: &Plan, placement: &Placement, hash: [u8; 32], canonical
     let queues = named(&plan.queues, &mut names, |record: &mut Queue, name| record.name = name)?;
     let grants = named(&plan.grants, &mut names, |record: &mut GrantRule, name| record.name = name)?;
     let ports = named(&plan.ports, &mut names, |record: &mut PortRule, name| record.name = name)?;
+    let domains = named(&plan.domains, &mut names, |record: &mut DomainSet, name| record.name = name)?;
     let sections: [(usize, Vec<u8>); Section::ALL.len()] = [
         records::<Service>(&services),
         records::<Segment>(&placement.segments),
@@ -56,6 +57,7 @@ pub(crate) fn emit(plan: &Plan, placement: &Placement, hash: [u8; 32], canonical
         records(&queues),
         records(&grants),
         records(&ports),
+        records(&domains),
         (names.text.len(), names.text.into_bytes()),
         (canonical.len(), canonical.as_bytes().to_vec()),
         records(&[plan.image]),
@@ -124,7 +126,9 @@ mod tests {
     use cloister_caps::PAGE_SIZE;
     use cloister_caps::rights::Kind;
     use cloister_caps::tables::{Access, RawRecords, RegionKind, Tables};
-    use cloister_interfaces::rules::{ClientGrantRule, ClientIndex, PathRule, RuleIndex, decode_rules};
+    use cloister_interfaces::rules::{
+        ClientGrantRule, ClientIndex, PathRule, PinRule, RuleIndex, after_rules, decode_rules,
+    };
 
     use super::*;
     use crate::checked::Checked;
@@ -199,12 +203,14 @@ mod tests {
             same(&tables.queues().raw(), &plan.queues, |record| &mut record.name);
             same(&tables.grants().raw(), &plan.grants, |record| &mut record.name);
             same(&tables.ports().raw(), &plan.ports, |record| &mut record.name);
+            same(&tables.domains().raw(), &plan.domains, |record| &mut record.name);
             named(&tables, tables.services().iter().map(|record| record.name), &plan.services);
             named(&tables, tables.regions().iter().map(|record| record.name), &plan.regions);
             named(&tables, tables.capabilities().iter().map(|record| record.name), &plan.capabilities);
             named(&tables, tables.queues().iter().map(|record| record.name), &plan.queues);
             named(&tables, tables.grants().iter().map(|record| record.name), &plan.grants);
             named(&tables, tables.ports().iter().map(|record| record.name), &plan.ports);
+            named(&tables, tables.domains().iter().map(|record| record.name), &plan.domains);
         }
     }
 
@@ -334,6 +340,8 @@ mod tests {
         assert_eq!(paths[3], (0, "control/shutdown".into(), [true; 3]));
         assert_eq!(paths[4], (1, "/local/domain/*/backend/vif/{self}/0".into(), [true, false, true]));
         assert_eq!(paths[17], (1, "error/device/vif/0/error".into(), [false, true, false]));
+        let pins: Vec<PinRule> = decode_rules(after_rules::<PathRule>(&blob)).collect();
+        assert_eq!(pins, [PinRule { pin: 0, first: 0, last: 0, node: "device/vif/0/backend-id" }]);
         let blob = data(&policy, "grant-manager.rules");
         let grants: Vec<ClientGrantRule> = decode_rules(&blob).collect();
         let expected = [(0, 2), (1, 128), (2, 128)];

@@ -81,6 +81,14 @@ pub(crate) struct Policy {
 }
 
 impl Policy {
+    /// Returns the domains of which `service` says the peer, with their positions, in the order of
+    /// the names.
+    pub(crate) fn pinned<'a>(&'a self, service: &'a str) -> impl Iterator<Item = (usize, &'a Named<Domain>, &'a Pin)> {
+        let domains = self.domains.items.iter().enumerate();
+        let pinned = domains.filter_map(|(position, item)| Some((position, item, item.body.pin.as_ref()?)));
+        pinned.filter(move |(_, _, pin)| pin.by.value == service)
+    }
+
     /// Returns the names of the queues of `interface` that `service` serves, in the order of the
     /// names.
     pub(crate) fn served<'a>(&'a self, service: &'a str, interface: &'a str) -> impl Iterator<Item = &'a str> {
@@ -191,6 +199,17 @@ impl Measure {
 pub(crate) struct Domain {
     pub first: u16,
     pub last: u16,
+    pub pin: Option<Pin>,
+}
+
+/// The rule that one domain of an entry at a time is the peer.
+pub(crate) struct Pin {
+    /// The service that says which.
+    pub by: Spanned<String>,
+    /// The XenStore node whose value it says, relative to the domain's own directory.
+    pub node: Spanned<String>,
+    /// The key in the file.
+    pub span: Span,
 }
 
 /// A service.

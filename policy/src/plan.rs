@@ -7,15 +7,17 @@
 use std::collections::BTreeMap;
 
 use cloister_caps::rights::{Kind, Rights};
-use cloister_caps::tables::raw::{Capability, GrantRule, Image, Mapping, Name, PortRule, Queue, Region, Service};
-use cloister_caps::tables::{Access, FIRST_GRANT_REF, PortKind, RegionKind};
+use cloister_caps::tables::raw::{
+    Capability, DomainSet, GrantRule, Image, Mapping, Name, PortRule, Queue, Region, Service,
+};
+use cloister_caps::tables::{Access, FIRST_GRANT_REF, RegionKind};
 use cloister_interfaces::CATALOG;
 use cloister_interfaces::queue::producer_pages;
-use cloister_interfaces::rules::{ClientGrantRule, ClientIndex, PathRule, RuleIndex, encode_rules};
+use cloister_interfaces::rules::{ClientGrantRule, ClientIndex, PathRule, PinRule, RuleIndex, encode_rules};
 
 use crate::address_space::{FIXED_AREA, LARGE_AREA, LARGE_STEP, MODULE_ROOM, PAGE, image_base};
 use crate::diagnostic::{Lines, Span};
-use crate::model::{MapAccess, Peer, Policy, Source};
+use crate::model::{Domain, MapAccess, Named, Peer, Policy, Source};
 
 /// A record and its name, which is not yet in the section of names.
 pub(crate) struct Entry<R> {
@@ -39,6 +41,7 @@ pub(crate) struct Plan {
     pub queues: Vec<Entry<Queue>>,
     pub grants: Vec<Entry<GrantRule>>,
     pub ports: Vec<Entry<PortRule>>,
+    pub domains: Vec<Entry<DomainSet>>,
     /// What the policy demands of the processor.
     pub image: Image,
     /// The bytes of each region of image data, by the region's index.
@@ -224,6 +227,7 @@ impl Planner<'_> {
             queues,
             grants,
             ports,
+            domains: self.policy.domains.items.iter().map(domain_set).collect(),
             image: Image { isolation: self.policy.image.isolation(), refused: self.policy.image.refused },
             data: Vec::new(),
         };
@@ -317,20 +321,15 @@ impl Planner<'_> {
         let mut ports = Vec::new();
         for port in &self.policy.ports.items {
             let service = self.service(&port.body.service.value)?;
-            let (kind, first, last) = match &port.body.peer {
-                Peer::XenStore(_) => (PortKind::XenStore, 0, 0),
-                Peer::Domain(peer) => {
-                    let domain = &self.policy.domains.get(&peer.value)?.body;
-                    (PortKind::Peer, domain.first, domain.last)
-                }
+            let peer = match &port.body.peer {
+                Peer::XenStore(_) => 0,
+                Peer::Domain(peer) => self.policy.domains.index(&peer.value)? + 1,
             };
             let record = PortRule {
                 name: Name::default(),
                 service: u8::try_from(service).ok()?,
                 bit: next_bit(bits, service)?,
-                kind,
-                peer_first: first,
-                peer_last: last,
+                peer: u16::try_from(peer).ok()?,
             };
             ports.push(Entry::new(&port.name.value, record));
         }
@@ -341,15 +340,13 @@ impl Planner<'_> {
         let mut grants = Vec::new();
         let mut first_ref = FIRST_GRANT_REF;
         for grant in &self.policy.grants.items {
-            let domain = &self.policy.domains.get(&grant.body.peer.value)?.body;
             let record = GrantRule {
                 name: Name::default(),
                 region: u16::try_from(*index.get(&grant.body.region.value)?).ok()?,
                 access: grant.body.access.value,
                 first_ref,
                 count: grant.body.pages.value,
-                peer_first: domain.first,
-                peer_last: domain.last,
+                peers: u16::try_from(self.policy.domains.index(&grant.body.peer.value)?).ok()?,
             };
             first_ref = first_ref.checked_add(record.count)?;
             grants.push(Entry::new(&grant.name.value, record));
@@ -388,6 +385,9 @@ impl Planner<'_> {
                     cspace.push(Kind::Grant, Rights::ISSUE | Rights::END, object, line, &grant.name.value)?;
                 }
             }
+            for (object, domain, pin) in self.policy.pinned(&self.policy.services.items.get(index)?.name.value) {
+                cspace.push(Kind::Domain, Rights::PIN, object, self.line(&pin.span), &domain.name.value)?;
+            }
             for (object, (mapping, line)) in plan.mappings.iter().zip(mapping_lines).enumerate() {
                 if usize::from(mapping.service) == index {
                     let region = &plan.regions.get(usize::from(mapping.region))?.name;
@@ -420,6 +420,12 @@ impl CSpace<'_> {
         self.slot = self.slot.checked_add(1)?;
         Some(())
     }
+}
+
+fn domain_set(domain: &Named<Domain>) -> Entry<DomainSet> {
+    let Domain { first, last, ref pin } = domain.body;
+    let record = DomainSet { name: Name::default(), first, last, pinned: u8::from(pin.is_some()) };
+    Entry::new(&domain.name.value, record)
 }
 
 fn empty(kind: RegionKind) -> Region {
@@ -501,7 +507,12 @@ fn path_rules(policy: &Policy, service: &str) -> Option<Vec<u8>> {
             });
         }
     }
-    encode_rules(&rules)
+    let mut pins = Vec::new();
+    for (index, (_, domain, pin)) in policy.pinned(service).enumerate() {
+        let Domain { first, last, .. } = domain.body;
+        pins.push(PinRule { pin: u8::try_from(index).ok()?, first, last, node: &pin.node.value });
+    }
+    Some([encode_rules(&rules)?, encode_rules(&pins)?].concat())
 }
 
 fn grant_rules(policy: &Policy, service: &str) -> Option<Vec<u8>> {

@@ -220,7 +220,23 @@ impl Prover<'_> {
                 return Err(Refutation { finding, path: vec![Rule::Queue(queue)] });
             }
         }
-        Ok("no region and no queue is common to two of them".into())
+        for (domain, links) in self.sound.index.domains.iter().enumerate() {
+            let Some(by) = links.pinned_by.and_then(|by| policy.services.items.get(by)) else { continue };
+            let by = by.name.value.as_str();
+            let ports = links.ports.iter().filter_map(|port| {
+                Some((policy.ports.items.get(*port)?.body.service.value.as_str(), Rule::Port(*port)))
+            });
+            let grants = links.grants.iter().filter_map(|grant| {
+                Some((policy.grants.items.get(*grant)?.body.held_by.value.as_str(), Rule::Grant(*grant)))
+            });
+            let mut users = ports.chain(grants).filter(|(user, _)| *user != by && names.contains(user));
+            // Each sees by the kernel's answers what the other has done.
+            if let (true, Some((user, rule))) = (names.contains(by), users.next()) {
+                let finding = format!("{by} pins the peer of {user}");
+                return Err(Refutation { finding, path: vec![Rule::Pin(domain), rule] });
+            }
+        }
+        Ok("no region, no queue and no pin is common to two of them".into())
     }
 
     fn at_most(&self, what: Measure, service: Option<usize>, limit: u64) -> Outcome {

@@ -31,6 +31,10 @@ pub fn schema() -> String {
             })),
             "domains": entries(object(&["ids"], json!({
                 "ids": { "type": "string", "pattern": "^(0|[1-9][0-9]{0,4})(-(0|[1-9][0-9]{0,4}))?$" },
+                "pin": object(&["by", "node"], json!({
+                    "by": name(),
+                    "node": { "type": "string", "pattern": "^[A-Za-z0-9_-][A-Za-z0-9_@-]*(/[A-Za-z0-9_@-]+)*$", "maxLength": 96 },
+                })),
             }))),
             "services": entries(service(&size)),
             "regions": entries(region(&size)),

@@ -141,6 +141,13 @@ fn given(policy: &Checked) -> Vec<(&str, &str, Kind, Rights)> {
     for port in &policy.ports.items {
         out.push((&port.body.service.value, &port.name.value, Kind::Port, port.body.rights.value));
     }
+    for service in &policy.services.items {
+        let pinned = policy.pinned(&service.name.value);
+        out.extend(
+            pinned
+                .map(|(_, item, _)| (service.name.value.as_str(), item.name.value.as_str(), Kind::Domain, Rights::PIN)),
+        );
+    }
     for grant in &policy.grants.items {
         out.push((&grant.body.held_by.value, &grant.name.value, Kind::Grant, Rights::ISSUE | Rights::END));
     }
@@ -165,7 +172,7 @@ impl Usage {
 
     /// Returns the policy without the unused rights, with its comments.
     ///
-    /// Ports and grants that were not used at all stay: without them, their programs would have to
+    /// Pins, and ports and grants that were not used at all, stay: without them, their programs would have to
     /// change.
     ///
     /// # Errors
@@ -176,7 +183,7 @@ impl Usage {
             text.parse().map_err(|error: toml_edit::TomlError| does_not_hold(error.to_string()))?;
         for item in &self.unused {
             let port = item.kind == Kind::Port.name();
-            if item.kind == Kind::Grant.name() || (port && item.wholly) {
+            if matches!(item.kind, "grant" | "domain") || (port && item.wholly) {
                 continue;
             }
             let path = if port { ["ports", &item.name, "rights"] } else { ["services", &item.service, &item.name] };

@@ -30,13 +30,32 @@ const MISTAKES: &[(&str, usize, usize, &str)] = &[
         "assertion `no-ring` does not hold: manager can write device/vif/0 and below by taking over driver",
     ),
     (
+        "assertion-no-flow-to-pin",
+        83,
+        8,
+        "assertion `one-takeover` does not hold: driver can choose which domain of backend is the peer by taking over store",
+    ),
+    (
         "assertion-only",
         81,
         8,
         "assertion `manager-alone` does not hold: driver can have 4 pages granted under pool-pages",
     ),
     ("assertion-only-memory", 81, 8, "assertion `inside` does not hold: backend can write pool (4 pages)"),
+    (
+        "assertion-only-pin",
+        83,
+        8,
+        "assertion `peer-alone` does not hold: store can choose which domain of backend is the peer",
+    ),
+    (
+        "assertion-only-pin-missing",
+        82,
+        8,
+        "assertion `peer-by-store` does not hold: driver can choose which domain of backend is the peer",
+    ),
     ("assertion-share-nothing", 81, 8, "assertion `apart` does not hold: driver and store both map pool"),
+    ("assertion-share-nothing-pin", 83, 8, "assertion `apart` does not hold: store pins the peer of manager"),
     (
         "assertion-share-nothing-queue",
         81,
@@ -58,6 +77,7 @@ const MISTAKES: &[(&str, usize, usize, &str)] = &[
     ("budget-over-period", 12, 21, "the budget is longer than the period"),
     ("capability-name-clash", 58, 8, "service `driver` has two capabilities with the name `clock`"),
     ("capability-name-clash-of-region-and-grant", 68, 9, "service `driver` has two capabilities with the name `pool`"),
+    ("capability-name-clash-with-pins", 36, 10, "service `store` has two capabilities with the name `pins`"),
     ("capability-name-clash-with-rules", 36, 10, "service `store` has two capabilities with the name `rules`"),
     ("domain-id-reserved", 7, 7, "`ids` must be a domain id from 0 to 32751, or two joined by -, the lower one first"),
     (
@@ -99,6 +119,37 @@ const MISTAKES: &[(&str, usize, usize, &str)] = &[
     ("no-service", 0, 0, "the policy has no service"),
     ("period-no-multiple", 12, 39, "the period of service `driver` is not a multiple of that of `manager`"),
     ("period-no-multiple-of-an-equal", 28, 39, "the period of service `store` is not a multiple of that of `manager`"),
+    ("pin-by-no-store", 8, 14, "service `manager` reads no node, so it cannot pin a domain"),
+    (
+        "pin-node-absolute",
+        8,
+        30,
+        "`node` must be the path of one node below the domain's own directory, like \"device/vif/0/backend-id\"",
+    ),
+    (
+        "pin-node-pattern",
+        8,
+        30,
+        "`node` must be the path of one node below the domain's own directory, like \"device/vif/0/backend-id\"",
+    ),
+    ("pin-node-twice", 12, 30, "two domains are pinned by `device/vif/0/backend-id`"),
+    ("pin-node-unread", 8, 30, "no service may read `device/vif/0/backend-id`, so no domain would ever be pinned"),
+    ("pin-node-writable", 79, 1, "service `driver` could choose the peer: it may write `device/vif/0/backend-id`"),
+    (
+        "pin-node-writable-by-number",
+        80,
+        1,
+        "service `driver` could choose the peer: it may write `device/vif/0/backend-id`",
+    ),
+    (
+        "pin-node-writable-by-star",
+        80,
+        1,
+        "service `driver` could choose the peer: it may write `device/vif/0/backend-id`",
+    ),
+    ("pin-not-a-table", 8, 7, "`pin` must be a table"),
+    ("pin-unknown-service", 8, 14, "there is no service `shop`"),
+    ("pin-without-node", 8, 1, "`pin` has no `node`"),
     ("port-no-peer", 58, 8, "port `events` must have one of `peer` and `kind`"),
     ("port-two-peers", 58, 8, "port `events` must have one of `peer` and `kind`"),
     ("port-unknown-domain", 60, 8, "there is no domain `front`"),
@@ -152,6 +203,7 @@ const MISTAKES: &[(&str, usize, usize, &str)] = &[
     ("too-many-grant-pages", 88, 9, "the grants cover 5004 pages; an image can grant at most 4088"),
     ("too-many-grants-held", 106, 11, "service `manager` holds 9 grants"),
     ("too-many-paths", 86, 1, "service `store` enforces 34 paths"),
+    ("too-many-pins", 27, 1, "the policy pins 5 domains; it can pin at most 4"),
     ("too-many-ports", 138, 8, "the policy has 17 ports; an image has at most 16"),
     ("too-many-regions", 0, 0, "the policy takes 97 regions; an image has at most 96"),
     ("too-many-services", 25, 11, "the policy has 17 services; an image has at most 16"),
@@ -268,7 +320,7 @@ fn every_mistake_of_a_file_is_reported_in_its_order() {
 /// For each kind of assertion, the lines of the rules that break it.
 #[test]
 fn a_broken_assertion_names_the_path() {
-    let cases: [(&str, &[(usize, &str)]); 10] = [
+    let cases: [(&str, &[(usize, &str)]); 14] = [
         ("assertion-no-flow", &[(46, "driver asks manager"), (68, "manager may grant 4 pages of pool to backend")]),
         (
             "assertion-no-flow-by-takeover",
@@ -282,6 +334,19 @@ fn a_broken_assertion_names_the_path() {
         ("assertion-only-memory", &[(68, "manager may grant 4 pages of pool to backend as read-write")]),
         ("assertion-share-nothing", &[(34, "driver maps pool"), (34, "store maps pool")]),
         ("assertion-share-nothing-queue", &[(46, "driver asks manager")]),
+        (
+            "assertion-share-nothing-pin",
+            &[(8, "store pins the domain of backend"), (69, "manager may grant 4 pages of pool to backend")],
+        ),
+        ("assertion-only-pin", &[(8, "store pins the domain of backend that device/vif/0/backend-id names")]),
+        ("assertion-only-pin-missing", &[(58, "driver has an event channel to backend")]),
+        (
+            "assertion-no-flow-to-pin",
+            &[
+                (35, "store maps pool as read"),
+                (8, "store pins the domain of backend that device/vif/0/backend-id names"),
+            ],
+        ),
     ];
     for (name, path) in cases {
         let found: Vec<_> = refusal(name).findings().flat_map(|finding| finding.related).collect();

@@ -24,7 +24,8 @@ const CAPABILITIES: usize = 4;
 const QUEUES: usize = 5;
 const GRANTS: usize = 6;
 const PORTS: usize = 7;
-const IMAGE: usize = 10;
+const DOMAINS: usize = 8;
+const IMAGE: usize = 11;
 
 impl Blob<'_> {
     fn word(&self, at: usize) -> usize {
@@ -61,7 +62,7 @@ impl Blob<'_> {
     /// Replaces a piece of the policy text by one of the same length, and updates the hash.
     fn rewrite(&mut self, from: &str, to: &str) {
         assert_eq!(from.len(), to.len());
-        let (start, length) = (self.start + self.word(48 + 9 * 8), self.word(52 + 9 * 8));
+        let (start, length) = (self.start + self.word(48 + 10 * 8), self.word(52 + 10 * 8));
         let text = &mut self.file[start..start + length];
         let at = text.windows(from.len()).position(|window| window == from.as_bytes()).expect("in the policy");
         text[at..at + to.len()].copy_from_slice(to.as_bytes());
@@ -134,9 +135,9 @@ macro_rules! mutations {
 mod of_tables {
     use cloister_caps::Rights;
     use cloister_caps::tables::raw::{
-        Capability, GrantRule, Image, Mapping, PortRule, Queue, Region, Segment, Service,
+        Capability, DomainSet, GrantRule, Image, Mapping, PortRule, Queue, Region, Segment, Service,
     };
-    use cloister_caps::tables::{Access, AfterLimit, Isolation, PortKind};
+    use cloister_caps::tables::{Access, AfterLimit, Isolation};
     use cloister_caps::weakness::{Weakness, Weaknesses};
 
     use super::*;
@@ -202,10 +203,15 @@ mod of_tables {
                 true
             });
         }) => "grant pool-pages: the region is driver.stack; [grants.pool-pages] makes it pool";
-        grant_to_any_domain: tables(|blob| blob.change::<GrantRule>(GRANTS, |grant| {
-            grant.peer_last = 32751;
+        any_domain_in_a_set: tables(|blob| blob.change::<DomainSet>(DOMAINS, |domains| {
+            domains.last = 32751;
             true
-        })) => "grant pool-pages: the peers is 0 to 32751; [grants.pool-pages] makes it 0 to 0";
+        })) => "domain backend: the ids is 0 to 32751; [domains.backend] makes it 0 to 0";
+        /// No service has the capability to pin one of its domains.
+        pin_of_a_set: tables(|blob| blob.change::<DomainSet>(DOMAINS, |domains| {
+            domains.pinned = 1;
+            true
+        })) => "domain backend: the pin is true; [domains.backend] makes it false";
         grant_read_only: tables(|blob| blob.change::<GrantRule>(GRANTS, |grant| {
             grant.access = Access::Read;
             true
@@ -214,15 +220,15 @@ mod of_tables {
             grant.first_ref = 12;
             true
         })) => "the first reference is 12; [grants.pool-pages] makes it 8";
-        port_to_any_domain: tables(|blob| blob.change::<PortRule>(PORTS, |port| {
-            port.peer_last = 9;
+        port_to_the_daemon: tables(|blob| blob.change::<PortRule>(PORTS, |port| {
+            port.peer = 0;
             true
-        })) => "port events: the peers is 0 to 9;";
-        port_of_another_kind: tables(|blob| blob.change::<PortRule>(PORTS, |port| {
-            let xenstore = port.kind == PortKind::XenStore;
-            port.kind = PortKind::Peer;
+        })) => "port events: the peers is the XenStore daemon; [ports.events] makes it backend";
+        port_to_a_domain: tables(|blob| blob.change::<PortRule>(PORTS, |port| {
+            let xenstore = port.peer == 0;
+            port.peer = 1;
             xenstore
-        })) => "port store-events: the kind is peer; [ports.store-events] makes it xenstore";
+        })) => "port store-events: the peers is backend; [ports.store-events] makes it the XenStore daemon";
         mapping_moved: tables(|blob| {
             let region = blob.region("store.rules");
             blob.change::<Mapping>(MAPPINGS, |mapping| {

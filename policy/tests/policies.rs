@@ -16,6 +16,15 @@ fn good() -> String {
     std::fs::read_to_string(folder().join("tests/good.toml")).unwrap()
 }
 
+/// Returns a policy with one set of several domains that is pinned, and one that is not.
+fn pinned() -> String {
+    let text = good().replace("[\"read\", \"write\", \"watch\"]", "[\"read\", \"watch\"]");
+    let pin = "pin = { by = \"store\", node = \"device/vif/0/backend-id\" }";
+    let more = "[ports.more-events]\nservice = \"driver\"\npeer = \"other\"\nrights = [\"open\"]";
+    let text = text.replace("ids = \"0\"", &format!("ids = \"0-9\"\n{pin}\n\n[domains.other]\nids = \"1-3\""));
+    format!("{text}\n{more}\n")
+}
+
 fn checked(text: &str) -> Checked {
     parse("test.toml", text).unwrap()
 }
@@ -34,8 +43,11 @@ fn the_shipped_policies_hold() {
 #[test]
 fn under_the_shipped_policy_only_the_toolstack_names_the_back_end() {
     let text = std::fs::read_to_string(folder().join("default.toml")).unwrap();
+    // The compiler refuses a writable node that pins a domain before it looks at assertions.
+    let pin = "pin = { by = \"xenstore\", node = \"device/vif/0/backend-id\" }\n";
     let rule = "\"device/vif/0\" = [\"read\", \"watch\"]\n";
-    assert!(text.contains(rule));
+    assert!(text.contains(rule) && text.contains(pin));
+    let text = text.replacen(pin, "", 1);
     for (wider, broken) in [
         (
             "\"device/vif/0\" = [\"read\", \"write\", \"watch\"]",
@@ -160,6 +172,28 @@ fn bindings_give_each_capability_by_its_name() {
     ] {
         assert!(bindings.lines().any(|found| found == line), "{line}\n{bindings}");
     }
+}
+
+#[test]
+fn a_pin_is_a_capability_of_the_service_that_reads_the_node() {
+    let policy = checked(&pinned());
+    let bindings = policy.bindings("store").unwrap();
+    let line = "        pins: [cloister_interfaces::capability::DomainPin::new(kernel, cloister_caps::Slot(4))].into_iter().collect(),";
+    assert!(bindings.lines().any(|found| found == line), "{bindings}");
+    let without = checked(&good()).bindings("store").unwrap();
+    assert!(without.contains("        pins: [].into_iter().collect(),"), "{without}");
+    let blob = policy.tables().unwrap();
+    let tables = cloister_caps::tables::Tables::parse(&blob).unwrap();
+    let sets = tables.domains();
+    let found: Vec<_> = sets.iter().map(|set| (tables.name(set.name), set.first, set.last, set.pinned)).collect();
+    assert_eq!(found, [("backend", 0, 9, true), ("other", 1, 3, false)]);
+    let again = checked(policy.canonical());
+    assert_eq!((again.canonical(), again.hash()), (policy.canonical(), policy.hash()));
+    let changed = |from: &str, to: &str| {
+        assert!(pinned().contains(from));
+        checked(&pinned().replacen(from, to, 1)).hash() != policy.hash()
+    };
+    assert!(changed("vif/0/backend-id", "vif/0/back-id") && changed("pin = {", "# pin = {"));
 }
 
 #[test]

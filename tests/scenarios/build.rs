@@ -8,7 +8,7 @@ fn main() {
     write(&text, "");
     write(&read("../guests/fused.toml"), "fused-");
     // A program that deals with the back end knows the domains that may be it.
-    let driver_domain = text.replace("ids = \"0\"", "ids = \"12\"");
+    let driver_domain = text.replace("ids = \"0\"", "ids = \"12-13\"");
     assert!(driver_domain != text, "the policy that ships has its back end in domain 0");
     write(&driver_domain, "driver-domain-");
 }

@@ -7,7 +7,9 @@
 use core::fmt;
 use core::ops::{Index, IndexMut};
 
-use super::limits::{MAX_GRANT_RULES, MAX_MAPPINGS, MAX_PORT_RULES, MAX_QUEUES, MAX_REGIONS, MAX_SERVICES};
+use super::limits::{
+    MAX_DOMAIN_SETS, MAX_GRANT_RULES, MAX_MAPPINGS, MAX_PORT_RULES, MAX_QUEUES, MAX_REGIONS, MAX_SERVICES,
+};
 
 /// Converts a number of a checked record into what it stands for.
 ///
@@ -159,6 +161,14 @@ id! {
     PortRuleId(u8) below MAX_PORT_RULES, "port rule", u32
 }
 
+id! {
+    /// A set of other domains.
+    ///
+    /// # Holding one proves
+    /// Checked tables describe a set of this index, which is below [`MAX_DOMAIN_SETS`].
+    DomainSetId(u8) below MAX_DOMAIN_SETS, "domain set", u16, u32
+}
+
 collection! {
     /// A value for each service.
     PerService[ServiceId; MAX_SERVICES]
@@ -170,6 +180,11 @@ collection! {
 collection! {
     /// A value for each port rule.
     PerPortRule[PortRuleId; MAX_PORT_RULES]
+}
+
+collection! {
+    /// A value for each set of other domains.
+    PerDomainSet[DomainSetId; MAX_DOMAIN_SETS]
 }
 
 /// A set of port rules.

@@ -14,6 +14,8 @@ pub const MAX_QUEUES: usize = 48;
 pub const MAX_GRANT_RULES: usize = 16;
 /// The largest number of event-channel rules in an image.
 pub const MAX_PORT_RULES: usize = 16;
+/// The largest number of sets of other domains: each is the peer of a grant or event-channel rule.
+pub const MAX_DOMAIN_SETS: usize = MAX_GRANT_RULES + MAX_PORT_RULES;
 /// The first grant reference that the image uses: 0 to 7 are the toolstack's
 /// (`GNTTAB_NR_RESERVED_ENTRIES`, `grant_table.h`).
 pub const FIRST_GRANT_REF: u32 = 8;

@@ -20,14 +20,16 @@ use ids::Proven;
 
 pub use field::Record;
 pub use ids::{
-    GrantRuleId, MappingId, PerPortRule, PerRegion, PerService, PortRuleId, PortRuleSet, QueueId, RegionId, ServiceId,
+    DomainSetId, GrantRuleId, MappingId, PerDomainSet, PerPortRule, PerRegion, PerService, PortRuleId, PortRuleSet,
+    QueueId, RegionId, ServiceId,
 };
 pub use limits::{
-    FIRST_GRANT_REF, MAX_GRANT_REFS, MAX_GRANT_RULES, MAX_MAPPINGS, MAX_NAME, MAX_NOTIFICATION_BIT, MAX_PORT_RULES,
-    MAX_QUEUES, MAX_REGIONS, MAX_SERVICES, MAX_SLOTS,
+    FIRST_GRANT_REF, MAX_DOMAIN_SETS, MAX_GRANT_REFS, MAX_GRANT_RULES, MAX_MAPPINGS, MAX_NAME, MAX_NOTIFICATION_BIT,
+    MAX_PORT_RULES, MAX_QUEUES, MAX_REGIONS, MAX_SERVICES, MAX_SLOTS,
 };
 pub use records::{
-    Capability, GrantRule, Image, Mapping, Name, Object, PortRule, Queue, Region, Segment, Service, raw,
+    Capability, DomainSet, GrantRule, Image, Mapping, Name, Object, PortPeer, PortRule, Queue, Region, Segment,
+    Service, raw,
 };
 pub use view::{RawRecords, Records, Tables};
 
@@ -137,16 +139,6 @@ enum_field! {
     }
 }
 enum_field! {
-    /// The other end of an event channel.
-    PortKind {
-        /// A peer domain, for which the channel is allocated unbound.
-        Peer = 0,
-        /// The XenStore daemon. The toolstack made the channel (`HVM_PARAM_STORE_EVTCHN`).
-        XenStore = 1,
-    }
-}
-
-enum_field! {
     /// How the predictors of the processor are treated when another service runs.
     Isolation {
         /// As the processor leaves them.
@@ -187,6 +179,8 @@ pub enum Section {
     Grants,
     /// The event-channel rules.
     Ports,
+    /// The sets of other domains.
+    Domains,
     /// The text that every [`Name`] is a part of.
     Names,
     /// The canonical policy.
@@ -197,7 +191,7 @@ pub enum Section {
 
 /// Name and size of a record in bytes, of each section in the order of [`Section`]. The records of
 /// a text are its bytes.
-const SECTIONS: [(&str, usize); 11] = [
+const SECTIONS: [(&str, usize); 12] = [
     ("services", raw::Service::SIZE),
     ("segments", raw::Segment::SIZE),
     ("regions", raw::Region::SIZE),
@@ -206,6 +200,7 @@ const SECTIONS: [(&str, usize); 11] = [
     ("queues", raw::Queue::SIZE),
     ("grants", raw::GrantRule::SIZE),
     ("ports", raw::PortRule::SIZE),
+    ("domains", raw::DomainSet::SIZE),
     ("names", 1),
     ("policy text", 1),
     ("image", raw::Image::SIZE),
@@ -222,6 +217,7 @@ impl Section {
         Section::Queues,
         Section::Grants,
         Section::Ports,
+        Section::Domains,
         Section::Names,
         Section::PolicyText,
         Section::Image,

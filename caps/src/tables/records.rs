@@ -1,8 +1,8 @@
 //! The records of the tables: as they lie there, and as checked tables hand them out.
 
 use super::field::{Field, Record};
-use super::ids::{GrantRuleId, MappingId, PortRuleId, Proven, QueueId, RegionId, ServiceId};
-use super::{Access, AfterLimit, Isolation, PortKind, RegionKind};
+use super::ids::{DomainSetId, GrantRuleId, MappingId, PortRuleId, Proven, QueueId, RegionId, ServiceId};
+use super::{Access, AfterLimit, Isolation, RegionKind};
 use crate::rights::{Kind, Rights};
 use crate::weakness::Weaknesses;
 
@@ -40,7 +40,7 @@ macro_rules! numbered {
 }
 numbered! {
     Service by ServiceId from u8, Region by RegionId from u16, Mapping by MappingId from u32, Queue by QueueId from u32,
-    GrantRule by GrantRuleId from u32, PortRule by PortRuleId from u32
+    GrantRule by GrantRuleId from u32, PortRule by PortRuleId from u32, DomainSet by DomainSetId from u32
 }
 
 /// A name.
@@ -263,10 +263,8 @@ records! {
             first_ref: u32,
             /// The number of pages that it covers, from the region's first.
             count: u32,
-            /// The lowest domain id that it allows as the peer.
-            peer_first: u16,
-            /// The highest domain id that it allows as the peer.
-            peer_last: u16,
+            /// The domains that it allows as the peer.
+            peers: DomainSetId as u16,
         }
         /// A rule that allows a service one event channel.
         PortRule {
@@ -276,12 +274,20 @@ records! {
             service: ServiceId as u8,
             /// The notification bit that tells the service of events.
             bit: u8,
-            /// The other end.
-            kind: PortKind,
-            /// The lowest domain id that it allows as the peer.
-            peer_first: u16,
-            /// The highest domain id that it allows as the peer.
-            peer_last: u16,
+            /// The other end: 0 for the XenStore daemon, else the index of a domain set, plus 1.
+            peer: PortPeer as u16,
+        }
+        /// A set of other domains: those of consecutive ids.
+        DomainSet {
+            /// Its name in the policy.
+            name: Name as raw::Name,
+            /// The lowest id.
+            first: u16,
+            /// The highest id.
+            last: u16,
+            /// 1 or `true` if only the domain is the peer that was pinned with
+            /// [`DomainPin`](crate::abi::Operation::DomainPin).
+            pinned: bool as u8,
         }
         /// What the policy demands of the processor.
         Image {
@@ -310,6 +316,21 @@ records! {
             /// Its name in the policy.
             name: raw::Name,
         }
+    }
+}
+
+/// The other end of an event channel.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PortPeer {
+    /// The XenStore daemon. The toolstack made the channel (`HVM_PARAM_STORE_EVTCHN`).
+    XenStore,
+    /// One of these domains. The channel is made at the request of the service.
+    Domains(DomainSetId),
+}
+
+impl Proven<u16> for PortPeer {
+    fn proven(raw: u16) -> PortPeer {
+        raw.checked_sub(1).map_or(PortPeer::XenStore, |set| PortPeer::Domains(Proven::proven(set)))
     }
 }
 
@@ -353,6 +374,8 @@ pub enum Object {
     Grant(GrantRuleId),
     /// A mapped region.
     Region(MappingId),
+    /// A set of domains, one of which is pinned at a time.
+    Domain(DomainSetId),
 }
 
 impl Object {
@@ -370,6 +393,7 @@ impl Object {
             Object::Port(_) => Kind::Port,
             Object::Grant(_) => Kind::Grant,
             Object::Region(_) => Kind::Region,
+            Object::Domain(_) => Kind::Domain,
         }
     }
 }
@@ -396,6 +420,7 @@ impl Entry for Capability {
             Kind::Port => Object::Port(Proven::proven(raw.object)),
             Kind::Grant => Object::Grant(Proven::proven(raw.object)),
             Kind::Region => Object::Region(Proven::proven(raw.object)),
+            Kind::Domain => Object::Domain(Proven::proven(raw.object)),
         };
         let raw::Capability { service, slot, rights, line, name, .. } = raw;
         Capability { service: Proven::proven(service), slot, rights, object, line, name: Proven::proven(name) }

@@ -7,10 +7,10 @@ use static_assertions::const_assert;
 
 use super::records::{Entry, Numbered};
 use super::{
-    Access, Capability, GrantRule, GrantRuleId, HEADER_SIZE, Image, MAGIC, MAX_GRANT_REFS, MAX_GRANT_RULES,
-    MAX_MAPPINGS, MAX_NAME, MAX_NOTIFICATION_BIT, MAX_PORT_RULES, MAX_QUEUES, MAX_REGIONS, MAX_SERVICES, MAX_SLOTS,
-    Mapping, MappingId, Name, PortRule, PortRuleId, Queue, QueueId, Record, Region, RegionId, RegionKind, Section,
-    Segment, Service, ServiceId, TableError, VERSION, raw,
+    Access, Capability, DomainSet, DomainSetId, GrantRule, GrantRuleId, HEADER_SIZE, Image, MAGIC, MAX_DOMAIN_SETS,
+    MAX_GRANT_REFS, MAX_GRANT_RULES, MAX_MAPPINGS, MAX_NAME, MAX_NOTIFICATION_BIT, MAX_PORT_RULES, MAX_QUEUES,
+    MAX_REGIONS, MAX_SERVICES, MAX_SLOTS, Mapping, MappingId, Name, PortRule, PortRuleId, Queue, QueueId, Record,
+    Region, RegionId, RegionKind, Section, Segment, Service, ServiceId, TableError, VERSION, raw,
     segment_flag::{EXECUTABLE, WRITABLE},
 };
 use crate::PAGE_SIZE;
@@ -25,6 +25,8 @@ const LOWER_HALF_END: u64 = 1 << 46;
 
 // `capability_is_valid` keeps the slots of a service as the bits of a word.
 const_assert!(MAX_SLOTS == 64);
+// `SeenCapabilities` keeps the domain sets with a capability as the bits of a word.
+const_assert!(MAX_DOMAIN_SETS <= u32::BITS as usize);
 // `SeenMappings` keeps the services that map a region as the bits of a half-word.
 const_assert!(MAX_SERVICES <= u16::BITS as usize);
 
@@ -43,6 +45,8 @@ struct SeenCapabilities {
     slots: [u64; MAX_SERVICES],
     /// For each region, a bit for each service with a capability to its mapping.
     regions: [u16; MAX_REGIONS],
+    /// A bit for each domain set with a capability.
+    domains: u32,
 }
 
 /// Checked capability tables.
@@ -51,7 +55,8 @@ struct SeenCapabilities {
 /// Every index in the tables names a record, every address is in the half of the address space that
 /// is for services, and every name is UTF-8. So each id that the tables hand out names a record.
 /// The bytes of every segment and of all image data lie in the range of the image that the tables
-/// were checked for. A service maps a region once, and only one service may write it.
+/// were checked for. A service maps a region once, and only one service may write it. At most one
+/// service may pin a domain of a set.
 #[derive(Clone, Copy)]
 pub struct Tables<'a> {
     bytes: &'a [u8],
@@ -272,6 +277,12 @@ impl<'a> Tables<'a> {
         self.records(Section::Image).get(0).unwrap_or_else(|| foreign())
     }
 
+    /// Returns the sets of other domains.
+    #[must_use]
+    pub fn domains(&self) -> Records<'a, DomainSet> {
+        self.records(Section::Domains)
+    }
+
     /// Returns a service.
     ///
     /// # Panics
@@ -326,6 +337,15 @@ impl<'a> Tables<'a> {
         self.ports().of(id)
     }
 
+    /// Returns a set of other domains.
+    ///
+    /// # Panics
+    /// The id is of other tables, which have more of them.
+    #[must_use]
+    pub fn domain_set(&self, id: DomainSetId) -> DomainSet {
+        self.domains().of(id)
+    }
+
     /// Returns the canonical policy text.
     #[must_use]
     pub fn policy_text(&self) -> &'a str {
@@ -361,6 +381,7 @@ impl<'a> Tables<'a> {
             (Section::Queues, self.queues().len(), MAX_QUEUES),
             (Section::Grants, self.grants().len(), MAX_GRANT_RULES),
             (Section::Ports, self.ports().len(), MAX_PORT_RULES),
+            (Section::Domains, self.domains().len(), MAX_DOMAIN_SETS),
         ];
         for (section, length, limit) in limits {
             if length > limit {
@@ -382,7 +403,7 @@ impl<'a> Tables<'a> {
         check_each("region", &self.regions().raw(), |region| self.region_is_valid(region, image))?;
         let mut seen = [SeenMappings::default(); MAX_REGIONS];
         check_each("mapping", &self.mappings().raw(), |mapping| self.mapping_is_valid(mapping, &mut seen))?;
-        let mut seen = SeenCapabilities { slots: [0; MAX_SERVICES], regions: [0; MAX_REGIONS] };
+        let mut seen = SeenCapabilities { slots: [0; MAX_SERVICES], regions: [0; MAX_REGIONS], domains: 0 };
         check_each("capability", &self.capabilities().raw(), |capability| {
             self.capability_is_valid(capability, &mut seen)
         })?;
@@ -391,8 +412,12 @@ impl<'a> Tables<'a> {
         check_each("port", &self.ports().raw(), |port| {
             self.is_service(port.service)
                 && port.bit <= MAX_NOTIFICATION_BIT
-                && port.peer_first <= port.peer_last
+                // 0 is the XenStore daemon.
+                && usize::from(port.peer) <= self.domains().len()
                 && self.is_name(port.name)
+        })?;
+        check_each("domain", &self.domains().raw(), |domains| {
+            domains.first <= domains.last && domains.pinned < 2 && self.is_name(domains.name)
         })
     }
 
@@ -489,6 +514,13 @@ impl<'a> Tables<'a> {
                 });
                 mapping.service == capability.service && is_first
             }),
+            Kind::Domain => self.domains().raw().get(object).is_some_and(|domains| {
+                // A set that is not pinned has no pin to set. There are fewer sets than bits.
+                let bit = 1_u32.checked_shl(capability.object).unwrap_or_default();
+                let is_first = seen.domains & bit == 0;
+                seen.domains |= bit;
+                domains.pinned == 1 && is_first
+            }),
             Kind::Console | Kind::Clock | Kind::Entropy | Kind::Power | Kind::Info => object == 0,
         };
         let slot = 1u64.checked_shl(u32::from(capability.slot)).unwrap_or_default();
@@ -532,7 +564,7 @@ impl<'a> Tables<'a> {
         fits && disjoint
             && grant.first_ref >= super::FIRST_GRANT_REF
             && last.is_some_and(|last| last <= MAX_GRANT_REFS)
-            && grant.peer_first <= grant.peer_last
+            && usize::from(grant.peers) < self.domains().len()
             && self.is_name(grant.name)
     }
 }

@@ -1,7 +1,7 @@
-//! Checks the records of authority: capabilities, queues, grant rules and port rules.
+//! Checks the records of authority: capabilities, queues, grant rules, port rules and domain sets.
 
 use cloister_caps::Kind;
-use cloister_caps::tables::raw::{PortRule, Queue};
+use cloister_caps::tables::raw::{DomainSet, PortRule, Queue};
 use cloister_caps::tables::{FIRST_GRANT_REF, MAX_GRANT_REFS, MAX_NOTIFICATION_BIT, MAX_SLOTS, RegionKind, TableError};
 
 use crate::{Case, Draft, check_changes};
@@ -20,6 +20,7 @@ fn capabilities() {
     const GRANT: usize = 3;
     const REGION: usize = 4;
     const CONSOLE: usize = 5;
+    const DOMAIN: usize = 6;
     check_capability(
         SENDER,
         &[
@@ -64,11 +65,27 @@ fn capabilities() {
             (false, |draft| draft.capabilities[CONSOLE].slot = MAX_SLOTS as u16),
             (false, |draft| draft.capabilities[CONSOLE].service = 2),
             (false, |draft| draft.capabilities[CONSOLE].name.length = 10),
-            (true, |draft| draft.capabilities[CONSOLE].slot = 2),
+            (true, |draft| draft.capabilities[CONSOLE].slot = 3),
             (true, |draft| draft.capabilities[CONSOLE].kind = Kind::Clock),
             (true, |draft| draft.capabilities[CONSOLE].kind = Kind::Entropy),
             (true, |draft| draft.capabilities[CONSOLE].kind = Kind::Power),
             (true, |draft| draft.capabilities[CONSOLE].kind = Kind::Info),
+        ],
+    );
+    check_capability(
+        DOMAIN,
+        &[
+            (true, |draft| (draft.capabilities[DOMAIN].service, draft.capabilities[DOMAIN].slot) = (0, 9)),
+            // A set that is not pinned, and one that is not there.
+            (false, |draft| draft.capabilities[DOMAIN].object = 0),
+            (false, |draft| draft.capabilities[DOMAIN].object = 2),
+            (false, |draft| draft.capabilities[DOMAIN].object = 33),
+            // A second capability to the set of the first, of the same service or of another.
+            (false, |draft| (draft.capabilities[CONSOLE].kind, draft.capabilities[CONSOLE].object) = (Kind::Domain, 1)),
+            (false, |draft| {
+                let other = &mut draft.capabilities[CONSOLE];
+                (other.kind, other.object, other.service) = (Kind::Domain, 1, 0);
+            }),
         ],
     );
 }
@@ -118,8 +135,8 @@ fn grants() {
             (true, |draft| draft.grants[0].first_ref = MAX_GRANT_REFS - 5),
             (false, |draft| draft.grants[0].first_ref = MAX_GRANT_REFS - 4),
             (false, |draft| draft.grants[0].first_ref = u32::MAX),
-            (true, |draft| draft.grants[0].peer_first = 2),
-            (false, |draft| draft.grants[0].peer_first = 4),
+            (true, |draft| draft.grants[0].peers = 1),
+            (false, |draft| draft.grants[0].peers = 2),
             (false, |draft| (draft.regions[0].kind, draft.regions[0].maximum) = (RegionKind::Share, 9)),
             // The second rule's references follow without a gap, or start one too early.
             (true, |draft| draft.grants[1].first_ref = FIRST_GRANT_REF + 4),
@@ -141,7 +158,25 @@ fn ports() {
     assert_eq!(port(|port| port.service = 2), refused);
     assert_eq!(port(|port| port.bit = 0), None);
     assert_eq!(port(|port| port.bit = MAX_NOTIFICATION_BIT + 1), refused);
-    assert_eq!(port(|port| port.peer_first = 0), None);
-    assert_eq!(port(|port| port.peer_first = 2), refused);
+    assert_eq!(port(|port| port.peer = 0), None);
+    assert_eq!(port(|port| port.peer = 2), None);
+    assert_eq!(port(|port| port.peer = 3), refused);
     assert_eq!(port(|port| port.name.length = 5), refused);
+}
+
+#[test]
+fn domain_sets() {
+    let domains = |change: fn(&mut DomainSet)| {
+        let mut draft = Draft::good();
+        change(&mut draft.domains[0]);
+        draft.refusal()
+    };
+    let refused = Some(TableError::Record("domain", 0));
+    assert_eq!(domains(|domains| domains.first = 0), None);
+    assert_eq!(domains(|domains| domains.first = 4), refused);
+    assert_eq!(domains(|domains| domains.last = 2), refused);
+    assert_eq!(domains(|domains| domains.last = u16::MAX), None);
+    assert_eq!(domains(|domains| domains.pinned = 1), None);
+    assert_eq!(domains(|domains| domains.pinned = 2), refused);
+    assert_eq!(domains(|domains| domains.name.length = 5), refused);
 }

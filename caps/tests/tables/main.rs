@@ -7,11 +7,11 @@ mod read_back;
 mod sections;
 
 use cloister_caps::tables::raw::{
-    Capability, GrantRule, Image, Mapping, Name, PortRule, Queue, Region, Segment, Service,
+    Capability, DomainSet, GrantRule, Image, Mapping, Name, PortRule, Queue, Region, Segment, Service,
 };
 use cloister_caps::tables::{
     Access, AfterLimit, FIRST_GRANT_REF, HEADER_SIZE, Isolation, MAGIC, MAX_GRANT_REFS, MAX_NOTIFICATION_BIT,
-    MAX_SLOTS, PortKind, Record, RegionKind, TableError, Tables, VERSION,
+    MAX_SLOTS, Record, RegionKind, TableError, Tables, VERSION,
 };
 use cloister_caps::weakness::{Weakness, Weaknesses};
 use cloister_caps::{Kind, Rights};
@@ -36,6 +36,7 @@ struct Draft {
     queues: Vec<Queue>,
     grants: Vec<GrantRule>,
     ports: Vec<PortRule>,
+    domains: Vec<DomainSet>,
     names: Vec<u8>,
     policy: Vec<u8>,
     image: Vec<Image>,
@@ -95,15 +96,8 @@ impl Draft {
             line: 7,
             name: ALPHA,
         };
-        let grant = GrantRule {
-            name: ALPHA,
-            region: 0,
-            access: Access::Read,
-            first_ref: FIRST_GRANT_REF,
-            count: 4,
-            peer_first: 3,
-            peer_last: 3,
-        };
+        let grant =
+            GrantRule { name: ALPHA, region: 0, access: Access::Read, first_ref: FIRST_GRANT_REF, count: 4, peers: 0 };
         Draft {
             services: vec![service, Service { name: BETA, ..service }],
             segments: vec![segment],
@@ -116,6 +110,7 @@ impl Draft {
                 capability(0, Kind::Grant, 2, 0),
                 capability(1, Kind::Region, 1, 1),
                 capability(1, Kind::Console, MAX_SLOTS as u16 - 1, 0),
+                capability(1, Kind::Domain, 2, 1),
             ],
             queues: vec![Queue {
                 name: BETA,
@@ -129,14 +124,11 @@ impl Draft {
                 consumer_region: 1,
             }],
             grants: vec![grant, GrantRule { first_ref: MAX_GRANT_REFS - 1, count: 1, ..grant }],
-            ports: vec![PortRule {
-                name: BETA,
-                service: 0,
-                bit: MAX_NOTIFICATION_BIT,
-                kind: PortKind::Peer,
-                peer_first: 1,
-                peer_last: 1,
-            }],
+            ports: vec![PortRule { name: BETA, service: 0, bit: MAX_NOTIFICATION_BIT, peer: 1 }],
+            domains: vec![
+                DomainSet { name: BETA, first: 3, last: 3, pinned: 0 },
+                DomainSet { name: ALPHA, first: 0, last: 9, pinned: 1 },
+            ],
             names: NAMES.into(),
             policy: "a = 1".into(),
             image: vec![Image { isolation: Isolation::Strict, refused: Weaknesses::NONE.with(Weakness::Meltdown) }],
@@ -153,6 +145,7 @@ impl Draft {
             encoded(&self.queues),
             encoded(&self.grants),
             encoded(&self.ports),
+            encoded(&self.domains),
             (self.names.clone(), self.names.len()),
             (self.policy.clone(), self.policy.len()),
             encoded(&self.image),

@@ -1,6 +1,8 @@
 //! Checks what checked tables hand out: records, ids and names.
 
-use cloister_caps::tables::{MAX_PORT_RULES, MAX_SERVICES, Object, PerService, PortRuleSet, TableError, Tables};
+use cloister_caps::tables::{
+    MAX_PORT_RULES, MAX_SERVICES, Object, PerService, PortPeer, PortRuleSet, TableError, Tables,
+};
 
 use crate::Draft;
 
@@ -17,6 +19,7 @@ fn tables_are_read_back() {
     assert_eq!(tables.queues().raw().iter().collect::<Vec<_>>(), draft.queues);
     assert_eq!(tables.grants().raw().iter().collect::<Vec<_>>(), draft.grants);
     assert_eq!(tables.ports().raw().iter().collect::<Vec<_>>(), draft.ports);
+    assert_eq!(tables.domains().raw().iter().collect::<Vec<_>>(), draft.domains);
     assert_eq!((tables.services().len(), tables.services().is_empty()), (2, false));
     let services = tables.services().raw();
     assert_eq!((services.get(1), services.get(2)), (Some(draft.services[1]), None));
@@ -45,6 +48,7 @@ fn each_id_names_the_record_that_it_came_with() {
     assert!(tables.queues().with_ids().all(|(id, queue)| tables.queue(id) == queue));
     assert!(tables.grants().with_ids().all(|(id, rule)| tables.grant(id) == rule));
     assert!(tables.ports().with_ids().all(|(id, rule)| tables.port(id) == rule));
+    assert!(tables.domains().with_ids().all(|(id, set)| tables.domain_set(id) == set));
     let [first, second] = [0, 1].map(|index| tables.services().id(index).unwrap());
     assert_eq!(tables.services().id(2), None);
     assert_eq!((first.index(), second.index(), second.to_string().as_str()), (0, 1, "service 1"));
@@ -58,7 +62,10 @@ fn each_id_names_the_record_that_it_came_with() {
     let grant = tables.grants().id(0).unwrap();
     let expected = [Object::Sender(queue), Object::Receiver(queue), Object::Port(port), Object::Grant(grant)];
     assert_eq!(objects[..4], expected);
-    assert_eq!(objects[4..], [Object::Region(id(1)), Object::Console]);
+    let set = |index| tables.domains().id(index).unwrap();
+    assert_eq!(objects[4..], [Object::Region(id(1)), Object::Console, Object::Domain(set(1))]);
+    assert_eq!(tables.port(port).peer, PortPeer::Domains(set(0)));
+    assert_eq!((tables.grant(grant).peers, tables.domain_set(set(1)).pinned), (set(0), true));
     assert!(tables.capabilities().iter().zip(Draft::good().capabilities).all(|(one, raw)| one.kind() == raw.kind));
 }
 

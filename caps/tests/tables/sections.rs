@@ -1,9 +1,9 @@
 //! Checks the header, the sections and their limits, and values that no record may have.
 
-use cloister_caps::tables::raw::{Capability, GrantRule, Mapping, Name, PortRule, Region, Service};
+use cloister_caps::tables::raw::{GrantRule, Mapping, Name, Region, Service};
 use cloister_caps::tables::{
-    Access, FIRST_GRANT_REF, HEADER_SIZE, MAX_GRANT_RULES, MAX_MAPPINGS, MAX_PORT_RULES, MAX_QUEUES, MAX_REGIONS,
-    MAX_SERVICES, Record, Section, TableError, Tables,
+    Access, FIRST_GRANT_REF, HEADER_SIZE, MAX_DOMAIN_SETS, MAX_GRANT_RULES, MAX_MAPPINGS, MAX_PORT_RULES, MAX_QUEUES,
+    MAX_REGIONS, MAX_SERVICES, Record, Section, TableError, Tables,
 };
 
 use crate::{Draft, NAMES, put};
@@ -37,9 +37,9 @@ fn the_header_is_checked() {
         assert_eq!(with(48 + index * 8, u32::MAX as usize), refused, "{name} past the end");
         assert_eq!(with(52 + index * 8, u32::MAX as usize), refused, "{name} too long");
     }
-    for index in [8, 9] {
+    for index in [9, 10] {
         let mut draft = Draft::good();
-        [&mut draft.names, &mut draft.policy][index - 8][0] = 0xFF;
+        [&mut draft.names, &mut draft.policy][index - 9][0] = 0xFF;
         assert_eq!(
             draft.refusal(),
             Some(TableError::Section(Section::Names.name())),
@@ -116,6 +116,8 @@ fn a_section_is_limited_to_what_the_kernel_has_room_for() {
     assert_eq!(refused(&fill(MAX_GRANT_RULES + 1)), error("grants"));
     assert_eq!(refused(&|draft| draft.ports.resize(MAX_PORT_RULES, draft.ports[0])), None);
     assert_eq!(refused(&|draft| draft.ports.resize(MAX_PORT_RULES + 1, draft.ports[0])), error("ports"));
+    assert_eq!(refused(&|draft| draft.domains.resize(MAX_DOMAIN_SETS, draft.domains[0])), None);
+    assert_eq!(refused(&|draft| draft.domains.resize(MAX_DOMAIN_SETS + 1, draft.domains[0])), error("domains"));
 }
 
 #[test]
@@ -136,12 +138,6 @@ fn a_record_with_an_unknown_value_is_refused() {
         bytes[start(section) + at] = 0xEE;
         assert_eq!(Tables::parse(&bytes).err(), Some(TableError::Record(name, 0)));
     }
-    let mut draft = Draft::good();
-    draft.capabilities.remove(2);
-    let mut bytes = draft.bytes();
-    let at = start(8) - PortRule::SIZE - Capability::SIZE;
-    bytes[at + 10] = 0xEE;
-    assert_eq!(Tables::parse(&bytes).err(), Some(TableError::Record("port", 0)));
     let mut bytes = good.clone();
     bytes[start(4) + 7] = 0x80;
     assert_eq!(Tables::parse(&bytes).err(), Some(TableError::Record("capability", 0)), "a right that does not exist");

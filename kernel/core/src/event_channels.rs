@@ -1,6 +1,6 @@
 //! Decides what it means that Xen has no event channel left for the domain.
 
-use cloister_caps::tables::{PortKind, Tables};
+use cloister_caps::tables::{PortPeer, Tables};
 use core::fmt;
 
 /// `-ENOSPC`: the domain has as many event channels as it may have (`errno.h`).
@@ -29,7 +29,7 @@ impl fmt::Display for TooFewPorts {
 /// Returns the number of event channels that a guest with these tables needs.
 #[must_use]
 pub fn needed(tables: &Tables<'_>) -> u32 {
-    let peers = tables.ports().iter().filter(|rule| rule.kind == PortKind::Peer);
+    let peers = tables.ports().iter().filter(|rule| rule.peer != PortPeer::XenStore);
     peers.fold(ALWAYS, |needed, _| needed.saturating_add(1))
 }
 

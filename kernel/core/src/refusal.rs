@@ -103,6 +103,7 @@ impl<'a> Refusal<'a> {
             Object::Port(rule) => tables.port(rule).name,
             Object::Grant(rule) => tables.grant(rule).name,
             Object::Region(mapping) => tables.region(tables.mapping(mapping).region).name,
+            Object::Domain(set) => tables.domain_set(set).name,
             Object::Console | Object::Clock | Object::Entropy | Object::Power | Object::Info => capability.name,
         })
     }

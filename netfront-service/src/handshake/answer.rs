@@ -236,6 +236,12 @@ impl Handshake {
     fn device_unreadable(&mut self, error: StoreError, now: Instant) {
         match error {
             StoreError::NotFound => self.no_device(now),
+            StoreError::InUse => {
+                // An earlier run of this service has left grants or ports, or the earlier back end
+                // still maps pages.
+                self.expect_grants_where_mapped();
+                self.fail("backend-id: the device has another back end, and an earlier one is still in use", now);
+            }
             StoreError::Again => {
                 // An earlier run of this service has left it open, and XenStore carries out nothing
                 // outside of it.
@@ -421,6 +427,6 @@ fn unreadable(error: StoreError) -> &'static str {
         StoreError::Policy => "the policy refuses it",
         StoreError::TooLong => "longer than any valid value",
         StoreError::Timeout => "XenStore does not answer",
-        StoreError::Again | StoreError::Quota | StoreError::Other => "XenStore fails to read it",
+        StoreError::Again | StoreError::Quota | StoreError::Other | StoreError::InUse => "XenStore fails to read it",
     }
 }

@@ -1,5 +1,7 @@
 //! The state machine alone: the order of its commands, and the effect of every answer.
 
+mod peer;
+
 use cloister_caps::EvtchnPort;
 use cloister_interfaces::store::{Path, StoreError};
 
@@ -406,54 +408,6 @@ fn each_value_of_a_device_node_has_its_meaning() {
         walk.run();
         assert_eq!((walk.handshake.is_up(), walk.logged()), (is_up, logged), "{name} {found:?}");
         assert!(is_up || walk.handshake.phase == Phase::Paused, "{name} {found:?}");
-    }
-}
-
-/// Nothing is granted to it, no channel is opened with it, and none of its nodes is read.
-#[test]
-fn a_back_end_that_the_policy_does_not_allow_is_logged_and_not_used() {
-    for (first, last) in [(0, 0), (1, 3), (5, 6), (5, 3)] {
-        let mut walk = Walk::allowing(first, last);
-        walk.nodes.push(("/backend-id", Ok("4")));
-        walk.run();
-        let notes: Vec<String> = walk.handshake.take_notes().iter().map(ToString::to_string).collect();
-        assert!(
-            matches!(&notes[..], [note] if note.starts_with("backend-id: domain 4 is not a back end")),
-            "{notes:?}"
-        );
-        // It is logged once, however long that goes on.
-        for _ in 0..100 {
-            walk.pass(ABSENT_TIME);
-            walk.run();
-        }
-        assert_eq!(walk.logged(), [""; 0]);
-        let watches = |command: &Command| matches!(command, Command::Store(Action::Watch(_, DEVICE_TOKEN)));
-        let others: Vec<_> =
-            walk.done.iter().filter(|command| !watches(command) && !is_read(command, "/backend-id")).collect();
-        assert!(others.is_empty() && walk.done.len() > 100, "{first} to {last}: {others:?}");
-    }
-}
-
-#[test]
-fn an_allowed_back_end_is_used_when_the_device_gets_it() {
-    for (first, last) in [(3, 3), (0, 3), (3, 32_751)] {
-        let mut walk = Walk::allowing(first, last);
-        walk.nodes.push(("/backend-id", Ok("2")));
-        walk.backend = "/local/domain/2/backend/vif/7/0";
-        walk.run();
-        assert_eq!(walk.handshake.is_up(), first == 0, "{first} to {last}");
-        walk.nodes[0].1 = Ok("3");
-        walk.backend = "/local/domain/3/backend/vif/7/0";
-        walk.handshake.watch_fired(DEVICE_TOKEN, walk.now);
-        walk.run();
-        walk.pass(Duration::from_secs(1));
-        walk.run();
-        assert!(walk.handshake.is_up(), "{first} to {last}: {:?}", walk.done);
-        let mut peers = walk.done.iter().filter_map(|command| match command {
-            Command::Grants(grants::Request::Issue { peer, .. }) => Some(peer.0),
-            _ => None,
-        });
-        assert_eq!(peers.next_back(), Some(3));
     }
 }
 

@@ -17,6 +17,7 @@ pub(crate) fn closure(policy: &Policy, index: &Index) -> Vec<Right> {
         closure.channels(service);
         closure.delegated(service);
     }
+    closure.pins();
     closure.outside();
     let mut rights = closure.rights;
     rights.sort_by(|a, b| {
@@ -102,6 +103,10 @@ impl Closure<'_> {
                 let needed = op.invocation(Object::Port(*port)).map(|(_, operation)| operation.right());
                 if needed.zip(rights).is_some_and(|(needed, rights)| rights.contains(needed)) {
                     self.push(subject, Object::Port(*port), op, 1, &[Rule::Port(*port)]);
+                    let peer = self.index.ports.get(*port).and_then(|channel| channel.peer);
+                    if let (Op::Open, Some(peer)) = (op, peer) {
+                        self.choice(subject, peer, &[Rule::Port(*port)]);
+                    }
                 }
             }
         }
@@ -109,6 +114,7 @@ impl Closure<'_> {
             let amount = self.granted_pages(*grant);
             self.push(subject, Object::Grant(*grant), Op::Issue, amount, &[Rule::Grant(*grant)]);
             self.push(subject, Object::Grant(*grant), Op::End, amount, &[Rule::Grant(*grant)]);
+            self.choice_by_grant(subject, *grant, &[Rule::Grant(*grant)]);
         }
         for (queues, op) in [(&around.client_queues, Op::Request), (&around.server_queues, Op::Reply)] {
             for queue in queues {
@@ -120,6 +126,31 @@ impl Closure<'_> {
 
     fn granted_pages(&self, grant: usize) -> u64 {
         self.policy.grants.items.get(grant).map_or(0, |item| u64::from(item.body.pages.value))
+    }
+
+    /// Adds the choice of the peer by a subject that shares something with it, unless it is pinned.
+    fn choice(&mut self, subject: Subject, domain: usize, path: &[Rule]) {
+        if self.index.domains.get(domain).is_some_and(|links| links.pinned_by.is_none()) {
+            self.push(subject, Object::Domain(domain), Op::Pin, 1, path);
+        }
+    }
+
+    fn choice_by_grant(&mut self, subject: Subject, grant: usize, path: &[Rule]) {
+        if let Some(parties) = self.index.grants.get(grant) {
+            self.choice(subject, parties.peer, path);
+        }
+    }
+
+    /// Adds the choice of the peers that are pinned: by the service that pins, and by the
+    /// toolstack, whose node it reads.
+    fn pins(&mut self) {
+        let index = self.index;
+        for (domain, links) in index.domains.iter().enumerate() {
+            let Some(by) = links.pinned_by else { continue };
+            for subject in [Subject::Service(by), Subject::Toolstack] {
+                self.push(subject, Object::Domain(domain), Op::Pin, 1, &[Rule::Pin(domain)]);
+            }
+        }
     }
 
     /// Adds what a service causes by asking: see [`effects`].
@@ -149,6 +180,7 @@ impl Closure<'_> {
                 let amount = self.granted_pages(*grant);
                 self.push(who, Object::Grant(*grant), Op::Issue, amount, &end(Rule::Grant(*grant)));
                 self.push(who, Object::Grant(*grant), Op::End, amount, &end(Rule::Grant(*grant)));
+                self.choice_by_grant(who, *grant, &end(Rule::Grant(*grant)));
             }
         }
         if let (true, Some(entry)) = (effects.store, asker.xenstore_entry) {

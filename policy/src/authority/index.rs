@@ -32,6 +32,8 @@ pub(crate) struct DomainLinks {
     pub grants: Vec<usize>,
     /// The event channels to it.
     pub ports: Vec<usize>,
+    /// The service that pins it.
+    pub pinned_by: Option<usize>,
 }
 
 /// The ends of a queue.
@@ -86,6 +88,11 @@ impl Index {
             granted: HashMap::new(),
             clients: Vec::new(),
         };
+        for (item, links) in policy.domains.items.iter().zip(&mut index.domains) {
+            if let Some(pin) = &item.body.pin {
+                links.pinned_by = Some(policy.services.index(&pin.by.value)?);
+            }
+        }
         for (position, region) in policy.regions.items.iter().enumerate() {
             let mapper = |entry: &MapEntry| Some((policy.services.index(&entry.service.value)?, entry.how.value));
             let map: Vec<_> = region.body.map.iter().map(mapper).collect::<Option<_>>()?;
@@ -170,6 +177,7 @@ pub(crate) fn span(policy: &Policy, rule: Rule) -> Option<&Span> {
         Rule::Port(port) => Some(&policy.ports.items.get(port)?.name.span),
         Rule::Grant(grant) => Some(&policy.grants.items.get(grant)?.name.span),
         Rule::Isolation | Rule::NotRefused(_) => Some(&policy.image.span),
+        Rule::Pin(domain) => Some(&policy.domains.items.get(domain)?.body.pin.as_ref()?.span),
         Rule::Path(client, path) => Some(&policy.xenstore.items.get(client)?.body.get(path)?.path.span),
     }
 }

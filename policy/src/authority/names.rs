@@ -4,7 +4,7 @@ use super::{Object, Op, Rule, Subject};
 use crate::model::{Named, Policy, Source};
 
 /// Words for objects that are not entries of the policy, and for all entries of a section.
-pub(crate) const FIXED: [&str; 14] = [
+pub(crate) const FIXED: [&str; 15] = [
     "console",
     "clock",
     "entropy",
@@ -18,6 +18,7 @@ pub(crate) const FIXED: [&str; 14] = [
     "grant",
     "queue",
     "program",
+    "domain",
     "weakness",
 ];
 
@@ -62,6 +63,7 @@ pub(crate) fn object(policy: &Policy, object: Object) -> String {
         Object::Port(port) => ("port", name(&policy.ports.items, port)),
         Object::Grant(grant) => ("grant", name(&policy.grants.items, grant)),
         Object::Queue(queue) => ("queue", name(&policy.queues.items, queue)),
+        Object::Domain(domain) => ("domain", name(&policy.domains.items, domain)),
         Object::Path(entry, path) => {
             let path = policy.xenstore.items.get(entry).and_then(|item| item.body.get(path));
             let path = path.map_or("?", |path| path.path.value.as_str());
@@ -77,6 +79,7 @@ pub(crate) fn object(policy: &Policy, object: Object) -> String {
         policy.ports.defines(name),
         policy.grants.defines(name),
         policy.queues.defines(name),
+        policy.domains.defines(name),
     ];
     let alone = sections.iter().filter(|defined| **defined).count() == 1 && !FIXED.contains(&name);
     if alone { name.to_owned() } else { format!("{section}:{name}") }
@@ -127,6 +130,7 @@ pub(crate) fn ability(policy: &Policy, object: Object, op: Op, amount: u64) -> S
         (Object::Weakness(weakness), _) => {
             format!("start the image on a processor that may have the weakness {}", weakness.name())
         }
+        (Object::Domain(_), _) => format!("choose which domain of {name} is the peer"),
         (Object::Program(_), _) => format!("execute {}", name.trim_start_matches("program:")),
     }
 }
@@ -191,6 +195,12 @@ pub(crate) fn rule(policy: &Policy, rule: Rule) -> (String, String) {
             ("image".into(), format!("the isolation of the image is {}", policy.image.isolation().name()))
         }
         Rule::NotRefused(weakness) => ("image".into(), format!("the image does not refuse {}", weakness.name())),
+        Rule::Pin(domain) => {
+            let Some(item) = policy.domains.items.get(domain) else { return Default::default() };
+            let Some(pin) = &item.body.pin else { return Default::default() };
+            let (name, by, node) = (&item.name.value, &pin.by.value, &pin.node.value);
+            (format!("domains.{name}.pin"), format!("{by} pins the domain of {name} that {node} names"))
+        }
         Rule::Path(entry, path) => {
             let Some(item) = policy.xenstore.items.get(entry) else { return Default::default() };
             let path = item.body.get(path).map_or("?", |path| path.path.value.as_str());

@@ -98,6 +98,8 @@ ops! {
     Share = "share", "";
     /// Start the image on a processor with a weakness.
     StartWith = "start-with", "";
+    /// Choose which domain of an entry is the peer.
+    Pin = "pin", "";
 }
 
 impl Op {
@@ -134,6 +136,7 @@ impl Op {
             Object::Program(_) => self == Op::Execute,
             Object::Predictors => self == Op::Share,
             Object::Weakness(_) => self == Op::StartWith,
+            Object::Domain(_) => self == Op::Pin,
         }
     }
 

@@ -12,6 +12,19 @@ pub(crate) fn covers(rule: &str, path: &str) -> bool {
     rule.split('/').skip(1).all(|part| below.next().is_some_and(|component| part_covers(part, component)))
 }
 
+/// Returns `true` if a rule for `rule` may cover the node, whatever the domain's own id is.
+pub(crate) fn may_cover(rule: &str, node: &str) -> bool {
+    let (rule, node) = (absolute(rule), absolute(node));
+    let mut below = node.split('/').skip(1);
+    let number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    let is_own = |part: &str, own: &str| own == "{self}" && number(part);
+    rule.split('/').skip(1).all(|part| {
+        below
+            .next()
+            .is_some_and(|component| part_covers(part, component) || is_own(part, component) || is_own(component, part))
+    })
+}
+
 fn part_covers(rule: &str, component: &str) -> bool {
     // The service accepts a number in its shortest form, of at most ten digits.
     let leading_zero = component.len() > 1 && component.starts_with('0');
@@ -23,6 +36,26 @@ fn part_covers(rule: &str, component: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_rule_may_cover_a_node_by_the_number_of_the_own_domain() {
+        let node = "device/vif/0/backend-id";
+        for rule in [
+            node,
+            "device",
+            "device/vif/*",
+            "/local",
+            "/local/domain/*",
+            "/local/domain/7/device",
+            "/local/domain/{self}/device/vif/0",
+            "/local/domain/*/device/vif/*/backend-id",
+        ] {
+            assert!(may_cover(rule, node), "{rule}");
+        }
+        for rule in ["device/vif/1", "device/vif/0/backend-id/x", "/local/domain/x/device", "backend-id", "/device"] {
+            assert!(!may_cover(rule, node), "{rule}");
+        }
+    }
 
     #[test]
     fn a_rule_covers_itself_what_is_below_and_what_its_words_stand_for() {

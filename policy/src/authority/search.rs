@@ -82,6 +82,7 @@ impl Search<'_> {
             Object::Grant(grant) if self.index.grants.get(grant)?.holder == service => {
                 derived(self.granted_pages(grant)?, &[Rule::Grant(grant)])
             }
+            Object::Domain(domain) => derived(1, &[self.choice(service, domain)?]),
             Object::Queue(queue) => {
                 let ends = self.index.queues.get(queue)?;
                 let end = if op == Op::Request { ends.from } else { ends.to };
@@ -98,6 +99,23 @@ impl Search<'_> {
                 derived(1, &[Rule::HeldCapability(service, entry)])
             }
         }
+    }
+
+    /// Returns the rule by which a service itself chooses the peer: the pin, or else a port that it
+    /// opens or a grant that it issues.
+    fn choice(&self, service: usize, domain: usize) -> Option<Rule> {
+        let links = self.index.domains.get(domain)?;
+        if let Some(by) = links.pinned_by {
+            return (by == service).then_some(Rule::Pin(domain));
+        }
+        let opens = |port: &&usize| {
+            let rights = self.policy.ports.items.get(**port).map(|item| item.body.rights.value);
+            let owner = self.index.ports.get(**port).is_some_and(|channel| channel.service == service);
+            owner && rights.is_some_and(|rights| rights.contains(Rights::OPEN))
+        };
+        let issues = |grant: &&usize| self.index.grants.get(**grant).is_some_and(|grant| grant.holder == service);
+        let port = links.ports.iter().find(opens).map(|port| Rule::Port(*port));
+        port.or_else(|| links.grants.iter().find(issues).map(|grant| Rule::Grant(*grant)))
     }
 
     fn by_mapping(&self, service: usize, region: usize, op: Op) -> Option<Derivation> {
@@ -137,6 +155,12 @@ impl Search<'_> {
                     return None;
                 }
                 Some(Derivation { amount: self.granted_pages(grant)?, rules: self.chain(&queues, Rule::Grant(grant)) })
+            }
+            Object::Domain(domain) => {
+                let links = self.index.domains.get(domain).filter(|links| links.pinned_by.is_none())?;
+                let issued = |grant: &usize| self.by_request(service, Object::Grant(*grant), Op::Issue);
+                let shortest = links.grants.iter().filter_map(issued).min_by_key(|found| found.rules.len())?;
+                Some(Derivation { amount: 1, ..shortest })
             }
             Object::Port(port) if op == Op::Send => {
                 let channel = self.index.ports.get(port)?;
@@ -200,6 +224,10 @@ impl Search<'_> {
             Object::Weakness(weakness) => {
                 let allowed = subject == Subject::Toolstack && !self.policy.image.refused.contains(weakness);
                 allowed.then(|| Derivation { amount: 1, rules: vec![Rule::NotRefused(weakness)] })
+            }
+            Object::Domain(domain) if subject == Subject::Toolstack => {
+                self.index.domains.get(domain)?.pinned_by?;
+                one(Rule::Pin(domain))
             }
             Object::Region(region) if matches!(op, Op::Read | Op::Write) => match subject {
                 Subject::Domain(domain) => {

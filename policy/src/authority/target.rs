@@ -19,13 +19,7 @@ pub(crate) fn subjects(policy: &Policy, text: &str) -> Result<Vec<Subject>, Stri
     };
     if let Some(rest) = text.strip_prefix("domain:") {
         if let Ok(id) = rest.parse::<u16>() {
-            let belongs = policy
-                .domains
-                .items
-                .iter()
-                .enumerate()
-                .filter(|(_, item)| (item.body.first..=item.body.last).contains(&id));
-            return Ok(belongs.map(|(position, _)| Subject::Domain(position)).collect());
+            return Ok(entries_of_id(policy, id).map(Subject::Domain).collect());
         }
         return policy.domains.index(rest).map(|domain| vec![Subject::Domain(domain)]).ok_or_else(unknown);
     }
@@ -40,6 +34,13 @@ pub(crate) fn subjects(policy: &Policy, text: &str) -> Result<Vec<Subject>, Stri
         TOOLSTACK => Ok(vec![Subject::Toolstack]),
         _ => Err(unknown()),
     }
+}
+
+/// Returns the entries of `[domains]` that contain a domain id.
+fn entries_of_id(policy: &Policy, id: u16) -> impl Iterator<Item = usize> {
+    let items = policy.domains.items.iter().enumerate();
+    let belongs = items.filter(move |(_, item)| (item.body.first..=item.body.last).contains(&id));
+    belongs.map(|(position, _)| position)
 }
 
 /// Returns the names as a list that is not too long to read.
@@ -78,6 +79,11 @@ pub(crate) fn operation(policy: &Policy, object: &str, word: &str) -> Result<Tar
             .map(|(service, _)| (Object::Program(service), op))
             .filter(|(object, op)| op.applies_to(*object))
             .collect());
+    }
+    if let Some(id) = object.strip_prefix("domain:").and_then(|id| id.parse::<u16>().ok()) {
+        // Like a subject that is named by an id: every entry with it, if there is one.
+        let found = entries_of_id(policy, id).map(|domain| (Object::Domain(domain), op));
+        return Ok(found.filter(|(object, op)| op.applies_to(*object)).collect());
     }
     let candidates = objects(policy, object);
     // The word of an empty section is known, but has no objects.
@@ -126,6 +132,7 @@ fn objects(policy: &Policy, name: &str) -> Vec<Object> {
         (None, "region") => (0..policy.regions.items.len()).map(Object::Region).collect(),
         (None, "port") => (0..policy.ports.items.len()).map(Object::Port).collect(),
         (None, "grant") => (0..policy.grants.items.len()).map(Object::Grant).collect(),
+        (None, "domain") => (0..policy.domains.items.len()).map(Object::Domain).collect(),
         (None, "queue") => (0..policy.queues.items.len()).map(Object::Queue).collect(),
         _ => Vec::new(),
     };
@@ -138,6 +145,7 @@ fn objects(policy: &Policy, name: &str) -> Vec<Object> {
         policy.ports.index(bare).filter(|_| of("port")).map(Object::Port),
         policy.grants.index(bare).filter(|_| of("grant")).map(Object::Grant),
         policy.queues.index(bare).filter(|_| of("queue")).map(Object::Queue),
+        policy.domains.index(bare).filter(|_| of("domain")).map(Object::Domain),
     ];
     found.into_iter().flatten().collect()
 }
@@ -148,6 +156,7 @@ fn kind(object: Object) -> &'static str {
         Object::Port(_) => "port",
         Object::Grant(_) => "grant",
         Object::Queue(_) => "queue",
+        Object::Domain(_) => "domain",
         _ => "",
     }
 }
@@ -156,6 +165,7 @@ fn unknown_object(policy: &Policy, name: &str) -> String {
     let regions = policy.regions.names.iter().chain(&policy.ports.names);
     let mut known: Vec<&str> =
         regions.chain(&policy.grants.names).chain(&policy.queues.names).map(|name| name.value.as_str()).collect();
+    known.extend(policy.domains.names.iter().map(|name| name.value.as_str()));
     known.extend(FIXED);
     format!("there is no object `{name}`; there are {}", shortened(&known))
 }

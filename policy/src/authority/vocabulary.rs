@@ -48,6 +48,8 @@ pub(crate) enum Object {
     Predictors,
     /// A weakness of the processor.
     Weakness(Weakness),
+    /// An entry of `[domains]`: the choice of the one that is the peer.
+    Domain(usize),
 }
 
 /// A rule of the policy, as a step of a path.
@@ -73,4 +75,6 @@ pub(crate) enum Rule {
     Isolation,
     /// That the image boots with this weakness.
     NotRefused(Weakness),
+    /// The pin of an entry of `[domains]`.
+    Pin(usize),
 }

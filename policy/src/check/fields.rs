@@ -89,6 +89,9 @@ fn queue_fields<'a>(policy: &'a Policy, fields: &mut HashMap<&'a str, Fields<'a>
             if (interface == "store" || interface == "grants") && enforcing.insert(to) {
                 own.push(("rules".into(), span, "the rules that it enforces as server of this interface"));
             }
+            if interface == "store" {
+                own.push(("pins".into(), span, "the domains that it pins"));
+            }
             if interface == "grants" {
                 own.push(("grant_rules".into(), span, "the grants that it holds"));
             }

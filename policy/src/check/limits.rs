@@ -122,7 +122,7 @@ fn path_rules(policy: &Policy, service: &Spanned<String>, log: &mut Log) {
 /// Checks the size of a service's CSpace.
 ///
 /// It counts the capabilities of the service's own entry, its ends of queues and the pages of each,
-/// ports, grants, regions, its stack, and the rules that it enforces. Slot 0 stays empty.
+/// ports, grants, pins, regions, its stack, and the rules that it enforces. Slot 0 stays empty.
 fn slots(policy: &Policy, service: &Spanned<String>, log: &mut Log) {
     let name = &service.value;
     let held = policy.services.get(name).map_or(0, |service| service.body.held.len());
@@ -134,7 +134,8 @@ fn slots(policy: &Policy, service: &Spanned<String>, log: &mut Log) {
     let regions = policy.regions.items.iter().flat_map(|region| &region.body.map);
     let regions =
         regions.filter(|entry| entry.service.value == *name).count() + 1 + usize::from(enforces(policy, name));
-    let (count, limit) = (held + queues + ports + grants + regions, MAX_SLOTS - 1);
+    let pins = policy.pinned(name).count();
+    let (count, limit) = (held + queues + ports + grants + pins + regions, MAX_SLOTS - 1);
     if count > limit {
         log.push(
             Diagnostic::at(&service.span, format!("service `{name}` holds {count} capabilities"))

@@ -7,6 +7,7 @@ mod fields;
 mod limits;
 mod memory;
 mod names;
+mod pins;
 mod wiring;
 
 pub(crate) use fields::field;
@@ -20,6 +21,7 @@ pub(crate) fn check(policy: &Policy, log: &mut Log) {
     cpu::check(policy, log);
     memory::check(policy, log);
     wiring::check(policy, log);
+    pins::check(policy, log);
     fields::check(policy, log);
     assertions::check(policy, log);
 }

@@ -10,6 +10,9 @@ use crate::read::list;
 
 pub(super) fn check(policy: &Policy, log: &mut Log) {
     let services = &policy.services;
+    for pin in policy.domains.items.iter().filter_map(|domain| domain.body.pin.as_ref()) {
+        defined(services, "service", &pin.by, log);
+    }
     for region in &policy.regions.items {
         for entry in &region.body.map {
             defined(services, "service", &entry.service, log);

@@ -30,6 +30,8 @@ pub(super) enum ObjectKey {
     Peer(usize, String),
     Path(String),
     Program(String),
+    /// The choice of a peer among domains of these ids.
+    Ids(u16, u16),
 }
 
 /// A right, by subject, object and operation.
@@ -49,9 +51,16 @@ pub(super) fn cuts(policies: [&Sound; 2]) -> BTreeSet<u32> {
 pub(super) fn facts(sound: &Sound, numbers: &Numbers, cuts: &BTreeSet<u32>) -> Facts {
     let mut facts = Facts::new();
     for right in closure(&sound.policy, &sound.index) {
-        let Some(object) = object_key(sound, numbers, &right) else { continue };
-        for subject in subject_keys(sound, numbers, right.subject, cuts) {
-            let entry = facts.entry((subject, object.clone(), right.op)).or_insert_with(|| right.clone());
+        let objects = match right.object {
+            Object::Domain(domain) => {
+                intervals(sound, domain, cuts).into_iter().map(|(first, last)| ObjectKey::Ids(first, last)).collect()
+            }
+            _ => Vec::from_iter(object_key(sound, numbers, &right)),
+        };
+        let subjects = subject_keys(sound, numbers, right.subject, cuts);
+        for (subject, object) in subjects.iter().flat_map(|subject| objects.iter().map(move |object| (subject, object)))
+        {
+            let entry = facts.entry((*subject, object.clone(), right.op)).or_insert_with(|| right.clone());
             if entry.amount < right.amount {
                 *entry = right.clone();
             }
@@ -69,16 +78,20 @@ fn subject_keys(sound: &Sound, numbers: &Numbers, subject: Subject, cuts: &BTree
         Subject::XenStoreDaemon => vec![SubjectKey::Daemon],
         Subject::Toolstack => vec![SubjectKey::Toolstack],
         Subject::Domain(domain) => {
-            let Some(item) = sound.policy.domains.items.get(domain) else { return Vec::new() };
-            let inside: Vec<u32> =
-                cuts.range(u32::from(item.body.first)..=u32::from(item.body.last) + 1).copied().collect();
-            let interval = |pair: &[u32]| {
-                let [first, end] = pair else { return None };
-                Some(SubjectKey::Ids(u16::try_from(*first).ok()?, u16::try_from(end.checked_sub(1)?).ok()?))
-            };
-            inside.windows(2).filter_map(interval).collect()
+            intervals(sound, domain, cuts).into_iter().map(|(first, last)| SubjectKey::Ids(first, last)).collect()
         }
     }
+}
+
+/// Returns the first and the last id of each interval between cuts of an entry of `[domains]`.
+fn intervals(sound: &Sound, domain: usize, cuts: &BTreeSet<u32>) -> Vec<(u16, u16)> {
+    let Some(item) = sound.policy.domains.items.get(domain) else { return Vec::new() };
+    let inside: Vec<u32> = cuts.range(u32::from(item.body.first)..=u32::from(item.body.last) + 1).copied().collect();
+    let interval = |pair: &[u32]| {
+        let [first, end] = pair else { return None };
+        Some((u16::try_from(*first).ok()?, u16::try_from(end.checked_sub(1)?).ok()?))
+    };
+    inside.windows(2).filter_map(interval).collect()
 }
 
 /// Returns the key of a right's object.

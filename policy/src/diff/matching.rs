@@ -43,6 +43,10 @@ impl Nodes {
         let (services, regions) = (policy.services.items.len(), policy.regions.items.len());
         let ids = |domain: usize| policy.domains.items.get(domain).map(|item| (item.body.first, item.body.last));
         let mut nodes = Nodes { names: Vec::new(), local: Vec::new(), edges: Vec::new(), services, regions };
+        let mut pins: BTreeMap<usize, Vec<_>> = BTreeMap::new();
+        for (domain, links) in index.domains.iter().enumerate() {
+            links.pinned_by.into_iter().for_each(|by| pins.entry(by).or_default().push(ids(domain)));
+        }
         for (position, item) in policy.services.items.iter().enumerate() {
             let body = &item.body;
             let held: Vec<_> = body.held.iter().map(|held| (held.kind as u8, held.rights.bits())).collect();
@@ -55,7 +59,11 @@ impl Nodes {
             });
             let own = crate::authority::closure::own_amounts(body).map(|(_, amount)| amount);
             let after = body.after_limit as u8;
-            nodes.push(0, &item.name.value, hash((0, &body.program.value, own, after, held, paths)));
+            nodes.push(
+                0,
+                &item.name.value,
+                hash((0, &body.program.value, own, after, held, paths, pins.get(&position))),
+            );
         }
         for item in &policy.regions.items {
             let source = format!("{:?}", item.body.source.value);

@@ -321,6 +321,7 @@ impl Side<'_> {
                 Object::Queue(queue?)
             }
             ObjectKey::Path(path) => return Some(path.clone()),
+            ObjectKey::Ids(first, _) => return Some(format!("domain:{first}")),
             ObjectKey::Program(program) => return Some(format!("program:{program}")),
         };
         Some(names::object(&self.sound.policy, object))

@@ -163,7 +163,8 @@ impl Builder<'_> {
         for item in &policy.domains.items {
             let (first, last) = (item.body.first, item.body.last);
             let ids = if first == last { format!("domain {first}") } else { format!("domain {first} to {last}") };
-            domains.push(self.node(NodeKind::Outside, &item.name.value, vec![ids], 0));
+            let pin = item.body.pin.as_ref().map(|pin| format!("pinned by {}", pin.by.value));
+            domains.push(self.node(NodeKind::Outside, &item.name.value, [ids].into_iter().chain(pin).collect(), 0));
         }
         let sources = || policy.regions.items.iter().map(|item| item.body.source.value);
         let daemon = sources().any(|source| source == Source::XenStoreRing)

@@ -9,7 +9,8 @@ use super::names::{at, checked_program};
 use super::value::{Field, Key, Table, list};
 use crate::diagnostic::{Diagnostic, Log, Spanned};
 use crate::model::{
-    Domain, Grant, HOLDABLE, HeldCapability, MapAccess, MapEntry, PathRight, Peer, Port, Queue, Region, Service, Source,
+    Domain, Grant, HOLDABLE, HeldCapability, MapAccess, MapEntry, PathRight, Peer, Pin, Port, Queue, Region, Service,
+    Source,
 };
 
 /// The largest region of a fixed size, in pages: 256 MiB.
@@ -24,18 +25,44 @@ const PEER: Key = Key::new("peer", "peer = \"netback\"");
 
 pub(super) fn domain(table: &Table<'_>, log: &mut Log) -> Option<Domain> {
     let ids = Key::new("ids", "ids = \"0-32751\"");
-    table.only(&[ids], log);
+    let pin = Key::new("pin", "pin = { by = \"xenstore\", node = \"device/vif/0/backend-id\" }");
+    table.only(&[ids, pin], log);
+    let pin = match table.find(pin) {
+        Some(field) => Some(pin_of(&field, log)?),
+        None => None,
+    };
     let field = table.require(ids, log)?;
     let text = field.text(log)?;
     let (first, last) = text.value.split_once('-').unwrap_or((&text.value, &text.value));
     match (domain_id(first), domain_id(last)) {
-        (Some(first), Some(last)) if first <= last => Some(Domain { first, last }),
+        (Some(first), Some(last)) if first <= last => Some(Domain { first, last, pin }),
         _ => {
             let highest = DomId::FIRST_RESERVED.0 - 1;
             field.refuse(&format!("a domain id from 0 to {highest}, or two joined by -, the lower one first"), log);
             None
         }
     }
+}
+
+/// Reads which service says the peer, and by which node.
+fn pin_of(field: &Field<'_>, log: &mut Log) -> Option<Pin> {
+    let by = Key::new("by", "by = \"xenstore\"");
+    let node = Key::new("node", "node = \"device/vif/0/backend-id\"");
+    let table = field.table("`pin`".into(), log)?;
+    table.only(&[by, node], log);
+    let by = table.require(by, log).and_then(|field| field.text(log));
+    let node = table.require(node, log).and_then(|field| {
+        let text = field.text(log)?;
+        // An absolute path could name the domain's own directory by a number, which is not known here.
+        let pattern = text.value.split('/').any(|part| matches!(part, "*" | "{self}"));
+        if text.value.starts_with('/') || pattern || path_problem(&text.value).is_some() {
+            field
+                .refuse("the path of one node below the domain's own directory, like \"device/vif/0/backend-id\"", log);
+            return None;
+        }
+        Some(text)
+    });
+    Some(Pin { by: by?, node: node?, span: field.name.span.clone() })
 }
 
 fn domain_id(text: &str) -> Option<u16> {

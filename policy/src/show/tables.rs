@@ -15,6 +15,7 @@ use crate::sound::Sound;
 pub(super) fn tables(sound: &Sound) -> Vec<Table> {
     let rights = closure(&sound.policy, &sound.index);
     vec![
+        domains(sound),
         sharing(sound),
         regions(sound),
         hypercalls(sound, &rights),
@@ -33,6 +34,25 @@ fn line(sound: &Sound, rule: Rule) -> String {
 
 fn ids(first: u16, last: u16) -> String {
     if first == last { format!("domain {first}") } else { format!("domains {first} to {last}") }
+}
+
+fn domains(sound: &Sound) -> Table {
+    let rows = sound.policy.domains.items.iter().map(|item| {
+        let body = &item.body;
+        let (peer, span) = match &body.pin {
+            Some(pin) => (format!("the one that {} pins, by {}", pin.by.value, pin.node.value), &pin.span),
+            None => ("any of them, at any time".into(), &item.name.span),
+        };
+        let line = sound.lines.line(span.start).to_string();
+        vec![item.name.value.clone(), ids(body.first, body.last), peer, line]
+    });
+    Table {
+        key: "domains",
+        title: "Other domains",
+        note: "A pinned domain is the only peer of every grant and channel of its row, until nothing is shared with it any more.",
+        columns: &["name", "ids", "peer", "line"],
+        rows: rows.collect(),
+    }
 }
 
 fn sharing(sound: &Sound) -> Table {

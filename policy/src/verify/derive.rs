@@ -5,9 +5,9 @@
 
 use std::collections::BTreeMap;
 
-use super::facts::{Facts, address, peers, words};
+use super::facts::{Facts, XENSTORE, address, ids, words};
 use super::image::PAGE;
-use super::text::{HELD, Source, Text};
+use super::text::{Domains, HELD, Source, Text};
 
 /// The start of a service's stack and its regions of known size, after a page that stays unmapped.
 const FIXED: u64 = 2 << 30;
@@ -87,6 +87,7 @@ pub(super) fn derive(text: &Text, lines: bool) -> Result<Derived, String> {
     deriver.queue_facts(&mut bits)?;
     deriver.ports(&mut bits)?;
     deriver.grants()?;
+    deriver.domains()?;
     deriver.region_capabilities()?;
     for (name, region) in &deriver.regions {
         deriver.facts.add(
@@ -220,14 +221,17 @@ impl Deriver<'_> {
         let text = self.text;
         for (name, service) in &text.services {
             let (stores, grants) = (self.clients(name, "store"), self.clients(name, "grants"));
-            let records = match (stores.is_empty(), grants.is_empty()) {
-                (false, _) => self.path_rules(&stores)?,
-                (true, false) => self.grant_rules(name, &grants)?,
+            let lists = match (stores.is_empty(), grants.is_empty()) {
+                (false, _) => vec![self.path_rules(&stores)?, self.pin_rules(name)?],
+                (true, false) => vec![self.grant_rules(name, &grants)?],
                 (true, true) => continue,
             };
-            let count = u16::try_from(records.len()).map_err(|_| format!("{name} has too many rules"))?;
-            let mut bytes = count.to_le_bytes().to_vec();
-            bytes.extend(records.concat());
+            let mut bytes = Vec::new();
+            for records in lists {
+                let count = u16::try_from(records.len()).map_err(|_| format!("{name} has too many rules"))?;
+                bytes.extend(count.to_le_bytes());
+                bytes.extend(records.concat());
+            }
             let region = format!("{name}.rules");
             let source = format!("what {name} serves");
             let data = bytes.len() as u64;
@@ -252,14 +256,23 @@ impl Deriver<'_> {
                         other => return Err(format!("[xenstore.{client}]: there is no right `{other}`")),
                     };
                 }
-                let length = u16::try_from(path.len()).ok().filter(|length| usize::from(*length) <= PATH);
-                let length = length.ok_or_else(|| format!("[xenstore.{client}]: a path is too long"))?;
-                let mut record = vec![index, bits];
-                record.extend(length.to_le_bytes());
-                record.extend(path.as_bytes());
-                record.resize(PATH_RULE, 0);
-                records.push(record);
+                records.push(path_rule([index, bits], &[], path)?);
             }
+        }
+        Ok(records)
+    }
+
+    fn pin_rules(&self, service: &str) -> Result<Vec<Vec<u8>>, String> {
+        let pins = self.text.domains.values().map(|domain| &domain.value);
+        let pins = pins.filter_map(|domain| Some((domain.ids, &domain.pin.as_ref()?.value)));
+        let mut records = Vec::new();
+        for (number, ((first, last), pin)) in (0u8..).zip(pins.filter(|(_, pin)| pin.by == service)) {
+            let mut ids = Vec::new();
+            for id in [first, last] {
+                let id = u16::try_from(id).map_err(|_| format!("there is no domain {id}"))?;
+                ids.extend(id.to_le_bytes());
+            }
+            records.push(path_rule([number, 0], &ids, &pin.node)?);
         }
         Ok(records)
     }
@@ -271,7 +284,7 @@ impl Deriver<'_> {
             let client = clients.iter().position(|client| *client == grant.value.on_behalf_of);
             let client = client.and_then(|client| u8::try_from(client).ok());
             let client = client.ok_or_else(|| format!("[grants.{name}]: the client has no queue to {holder}"))?;
-            let (first, last) = self.peers(&grant.value.peer)?;
+            let (first, last) = self.peers(&grant.value.peer)?.ids;
             let mut record = vec![client, number];
             for half in [grant.value.pages, first, last] {
                 let half = u16::try_from(half).map_err(|_| format!("[grants.{name}]: {half} is too large"))?;
@@ -282,9 +295,9 @@ impl Deriver<'_> {
         Ok(records)
     }
 
-    fn peers(&self, domain: &str) -> Result<(u64, u64), String> {
+    fn peers(&self, domain: &str) -> Result<&Domains, String> {
         let domain = self.text.domains.get(domain).ok_or_else(|| format!("there is no domain `{domain}`"))?;
-        Ok(domain.value)
+        Ok(&domain.value)
     }
 
     /// Gives every mapping its address, and returns the end of each service's stack.
@@ -423,18 +436,14 @@ impl Deriver<'_> {
             let (line, port) = (port.line, &port.value);
             let source = format!("[ports.{name}]");
             let service = self.service(&port.service)?;
-            let (kind, (first, last)) = match &port.peer {
-                Some(peer) => ("peer", self.peers(peer)?),
-                None => ("xenstore", (0, 0)),
+            let peer = match &port.peer {
+                Some(peer) => self.peers(peer).map(|_| peer.clone())?,
+                None => XENSTORE.into(),
             };
             let rights = words(port.rights.iter().map(String::as_str));
             self.capability(service, ["port", name, name, &source], rights, line)?;
-            let fields = [
-                ("service", port.service.clone()),
-                ("bit", next(bits, service)?.to_string()),
-                ("kind", kind.into()),
-                ("peers", peers(first, last)),
-            ];
+            let fields =
+                [("service", port.service.clone()), ("bit", next(bits, service)?.to_string()), ("peers", peer)];
             self.facts.add("port", name, source, fields);
         }
         Ok(())
@@ -447,17 +456,32 @@ impl Deriver<'_> {
             let (line, grant) = (grant.line, &grant.value);
             let source = format!("[grants.{name}]");
             let holder = self.service(&grant.held_by)?;
-            let (first, last) = self.peers(&grant.peer)?;
+            self.peers(&grant.peer)?;
             self.capability(holder, ["grant", name, name, &source], "end issue".into(), line)?;
             let fields = [
                 ("region", grant.region.clone()),
                 ("access", grant.access.clone()),
                 ("first reference", reference.to_string()),
                 ("number of pages", grant.pages.to_string()),
-                ("peers", peers(first, last)),
+                ("peers", grant.peer.clone()),
             ];
             self.facts.add("grant", name, source, fields);
             reference = reference.saturating_add(grant.pages);
+        }
+        Ok(())
+    }
+
+    fn domains(&mut self) -> Result<(), String> {
+        let text = self.text;
+        for (name, domain) in &text.domains {
+            let source = format!("[domains.{name}]");
+            let ((first, last), pin) = (domain.value.ids, &domain.value.pin);
+            let fields = [("ids", ids(first, last)), ("pin", pin.is_some().to_string())];
+            self.facts.add("domain", name, &source, fields);
+            if let Some(pin) = pin {
+                let service = self.service(&pin.value.by)?;
+                self.capability(service, ["domain", name, name, &source], "pin".into(), pin.line)?;
+            }
         }
         Ok(())
     }
@@ -470,6 +494,18 @@ impl Deriver<'_> {
         }
         Ok(())
     }
+}
+
+/// Returns the bytes of a rule about a path. `more` comes before the path.
+fn path_rule([first, second]: [u8; 2], more: &[u8], path: &str) -> Result<Vec<u8>, String> {
+    let length = u16::try_from(path.len()).ok().filter(|length| usize::from(*length) <= PATH);
+    let length = length.ok_or_else(|| format!("the path `{path}` is too long"))?;
+    let mut record = vec![first, second];
+    record.extend(length.to_le_bytes());
+    record.extend(more);
+    record.extend(path.as_bytes());
+    record.resize(PATH_RULE, 0);
+    Ok(record)
 }
 
 /// Returns a region of one page without other properties.

@@ -2,19 +2,23 @@
 
 use std::collections::BTreeMap;
 
-use cloister_caps::tables::{Access, AfterLimit, Isolation, Name, Object, PortKind, RegionKind, Tables};
-use cloister_caps::{RegionId, ServiceId};
+use cloister_caps::tables::{Access, AfterLimit, Isolation, Name, Object, PortPeer, RegionKind, Tables};
+use cloister_caps::{DomainSetId, RegionId, ServiceId};
 
 use super::verdict::Finding;
 
 /// The words of the rights, in the order of their bits.
-const RIGHTS: [&str; 14] = [
+const RIGHTS: [&str; 15] = [
     "write", "now", "wall", "draw", "off", "reboot", "notify", "open", "send", "close", "issue", "end", "read", "find",
+    "pin",
 ];
 
 /// The words of the weaknesses, in the order of their bits.
 const WEAKNESSES: [&str; 10] =
     ["meltdown", "l1tf", "mds", "taa", "mmio", "rfds", "spectre-v1", "spectre-v2", "bhi", "returns"];
+
+/// The other end of a port to the XenStore daemon.
+pub(super) const XENSTORE: &str = "the XenStore daemon";
 
 /// An entry of the tables: its fields, and the entry of the policy that it comes from.
 #[derive(Clone, Debug, Default)]
@@ -87,7 +91,7 @@ pub(super) fn words<'a>(words: impl IntoIterator<Item = &'a str>) -> String {
 }
 
 /// Returns a range of domain ids as text.
-pub(super) fn peers(first: u64, last: u64) -> String {
+pub(super) fn ids(first: u64, last: u64) -> String {
     format!("{first} to {last}")
 }
 
@@ -135,6 +139,10 @@ impl Reader<'_> {
         let refused = words((0u16..).zip(WEAKNESSES).filter_map(|(bit, word)| (bits >> bit & 1 == 1).then_some(word)));
         let fields = [("isolation", isolation.into()), ("list of refused weaknesses", refused)];
         facts.add("image", "as a whole", "", fields);
+    }
+
+    fn domains(&self, set: DomainSetId) -> String {
+        self.name(self.tables.domain_set(set).name)
     }
 
     fn services(&self, facts: &mut Facts) {
@@ -201,6 +209,7 @@ impl Reader<'_> {
                 Object::Port(rule) => self.name(self.tables.port(rule).name),
                 Object::Grant(rule) => self.name(self.tables.grant(rule).name),
                 Object::Region(mapping) => self.region(self.tables.mapping(mapping).region),
+                Object::Domain(set) => self.domains(set),
                 Object::Console | Object::Clock | Object::Entropy | Object::Power | Object::Info => {
                     "the kernel's".into()
                 }
@@ -252,26 +261,25 @@ impl Reader<'_> {
                     ("access", access.into()),
                     ("first reference", grant.first_ref.to_string()),
                     ("number of pages", grant.count.to_string()),
-                    ("peers", peers(grant.peer_first.into(), grant.peer_last.into())),
+                    ("peers", self.domains(grant.peers)),
                 ],
             );
         }
         for port in self.tables.ports().iter() {
-            let kind = match port.kind {
-                PortKind::Peer => "peer",
-                PortKind::XenStore => "xenstore",
+            let peer = match port.peer {
+                PortPeer::Domains(set) => self.domains(set),
+                PortPeer::XenStore => XENSTORE.into(),
             };
             facts.add(
                 "port",
                 self.name(port.name),
                 "",
-                [
-                    ("service", self.service(port.service)),
-                    ("bit", port.bit.to_string()),
-                    ("kind", kind.into()),
-                    ("peers", peers(port.peer_first.into(), port.peer_last.into())),
-                ],
+                [("service", self.service(port.service)), ("bit", port.bit.to_string()), ("peers", peer)],
             );
+        }
+        for set in self.tables.domains().iter() {
+            let fields = [("ids", ids(set.first.into(), set.last.into())), ("pin", set.pinned.to_string())];
+            facts.add("domain", self.name(set.name), "", fields);
         }
     }
 }

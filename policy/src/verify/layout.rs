@@ -22,21 +22,22 @@ const EXECUTE: u8 = 4;
 ///
 /// This is a second list on purpose: a check shares no code with the code that it checks. A test
 /// compares the list with `cloister_caps::tables::Section`.
-pub(super) const SECTIONS: [(&str, usize); 11] = [
+pub(super) const SECTIONS: [(&str, usize); 12] = [
     ("services", 36),
     ("segments", 34),
     ("regions", 38),
     ("mappings", 12),
     ("capabilities", 24),
     ("queues", 20),
-    ("grants", 23),
-    ("ports", 15),
+    ("grants", 21),
+    ("ports", 12),
+    ("domains", 13),
     ("names", 1),
     ("policy text", 1),
     ("image", 3),
 ];
 /// The number of the section of names.
-const NAMES: usize = 8;
+const NAMES: usize = 9;
 
 /// Checks the form of the tables as bytes, and returns their length.
 ///
@@ -78,6 +79,7 @@ fn names(tables: &Tables<'_>, length: usize, error: &mut impl FnMut(String)) {
         .chain(tables.queues().iter().map(|queue| queue.name))
         .chain(tables.grants().iter().map(|grant| grant.name))
         .chain(tables.ports().iter().map(|port| port.name))
+        .chain(tables.domains().iter().map(|set| set.name))
         .collect::<Vec<Name>>();
     let odd = |name: &&Name| {
         let text = tables.name(**name);

@@ -17,13 +17,14 @@ const COMMON: [&str; 4] = ["caps", "collections", "interfaces", "runtime"];
 /// Types of `cloister_interfaces::capability`, with the capability that their use needs. The
 /// console is not among them, because every program contains the runtime's panic message, which
 /// uses it.
-const TYPES: [(&str, Kind); 6] = [
+const TYPES: [(&str, Kind); 7] = [
     ("Clock", Kind::Clock),
     ("Entropy", Kind::Entropy),
     ("Power", Kind::Power),
     ("Info", Kind::Info),
     ("Port", Kind::Port),
     ("Grant", Kind::Grant),
+    ("DomainPin", Kind::Domain),
 ];
 
 /// Checks the symbols of a service's program.

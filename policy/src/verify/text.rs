@@ -70,6 +70,18 @@ pub(super) struct Grant {
     pub on_behalf_of: String,
 }
 
+#[derive(Clone, Debug)]
+pub(super) struct Domains {
+    pub ids: (u64, u64),
+    pub pin: Option<At<Pin>>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Pin {
+    pub by: String,
+    pub node: String,
+}
+
 /// The content of a policy.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Text {
@@ -77,7 +89,7 @@ pub(super) struct Text {
     pub isolation: Option<String>,
     /// The words of the weaknesses that are refused, as they are written.
     pub refused: Vec<String>,
-    pub domains: Entries<(u64, u64)>,
+    pub domains: Entries<Domains>,
     pub services: Entries<Service>,
     pub regions: Entries<Region>,
     pub queues: Entries<Queue>,
@@ -108,7 +120,7 @@ pub(super) fn read(text: &str) -> Result<Text, String> {
         let section = root.get(name)?;
         match name {
             "format" | "image" => {}
-            "domains" => out.domains = section.entries(|table| range(&table.get("ids")?.text()?))?,
+            "domains" => out.domains = section.entries(domains)?,
             "services" => out.services = section.entries(service)?,
             "regions" => out.regions = section.entries(region)?,
             "queues" => out.queues = section.entries(queue)?,
@@ -205,6 +217,20 @@ impl<'a> Field<'a> {
             .find_map(|(unit, size)| text.strip_suffix(unit)?.parse::<u64>().ok()?.checked_mul(size))
             .ok_or_else(|| self.wrong("a size"))
     }
+}
+
+fn domains(table: &Table<'_>) -> Result<Domains, String> {
+    table.only(&["ids", "pin"])?;
+    let pin = match table.find("pin") {
+        Some(field) => {
+            let table = field.table()?;
+            table.only(&["by", "node"])?;
+            let pin = Pin { by: table.get("by")?.text()?, node: table.get("node")?.text()? };
+            Some(At { value: pin, line: field.line })
+        }
+        None => None,
+    };
+    Ok(Domains { ids: range(&table.get("ids")?.text()?)?, pin })
 }
 
 fn range(ids: &str) -> Result<(u64, u64), String> {

@@ -19,8 +19,8 @@ pub struct Shape {
     pub grants: Vec<(u8, u8, u8, bool, u8)>,
     /// Client, path, rights.
     pub paths: Vec<(u8, u8, u8)>,
-    /// First and last id.
-    pub domains: [(u8, u8); 2],
+    /// First and last id, and `true` if it is pinned, where that is possible.
+    pub domains: [(u8, u8, bool); 2],
     /// Strict isolation, refused weaknesses.
     pub image: (bool, u16),
 }
@@ -43,7 +43,7 @@ pub fn shape() -> impl Strategy<Value = Shape> {
     let ports = prop::collection::vec((any::<u8>(), 0u8..2, 1u8..8), 0..4);
     let grants = prop::collection::vec((any::<u8>(), any::<u8>(), 0u8..2, any::<bool>(), 1u8..4), 0..4);
     let paths = prop::collection::vec((any::<u8>(), 0u8..5, 1u8..8), 0..5);
-    let domains = [(0u8..4, 0u8..4), (0u8..4, 0u8..4)];
+    let domains = [(0u8..4, 0u8..4, any::<bool>()), (0u8..4, 0u8..4, any::<bool>())];
     let image = (any::<bool>(), 0u16..8);
     (services, regions, queues, ports, grants, paths, domains, image).prop_map(
         |(services, regions, queues, ports, grants, paths, domains, image)| Shape {
@@ -151,9 +151,12 @@ impl Shape {
             );
         }
         self.grants(&asks, &service, &region, &mut used, &mut out);
-        self.paths(&asks, &service, &mut out);
-        for (index, (first, last)) in self.domains.iter().enumerate().filter(|(index, _)| used[*index]) {
+        let can_pin = self.paths(&asks, &service, &mut out);
+        for (index, (first, last, pinned)) in self.domains.iter().enumerate().filter(|(index, _)| used[*index]) {
             let _ = writeln!(out, "[domains.d{index}]\nids = \"{}-{}\"", first.min(last), first.max(last));
+            if *pinned && can_pin {
+                let _ = writeln!(out, "pin = {{ by = \"{}\", node = \"device/vif/0/id{index}\" }}", service(1));
+            }
         }
         out
     }
@@ -252,7 +255,9 @@ impl Shape {
         }
     }
 
-    fn paths(&self, asks: &[(usize, usize)], service: &impl Fn(usize) -> String, out: &mut String) {
+    /// Adds the paths, and returns `true` if some service may read those below `device/vif/0`, and
+    /// none may write them.
+    fn paths(&self, asks: &[(usize, usize)], service: &impl Fn(usize) -> String, out: &mut String) -> bool {
         let clients: Vec<usize> =
             asks.iter().filter(|(_, interface)| *interface == 1).map(|(client, _)| *client).collect();
         let mut entries = std::collections::BTreeMap::new();
@@ -260,6 +265,8 @@ impl Shape {
             let client = clients[usize::from(*client) % clients.len()];
             entries.entry(client).or_insert_with(std::collections::BTreeMap::new).entry(*path).or_insert(*rights);
         }
+        let rights = || entries.values().filter_map(|paths| paths.get(&3));
+        let can_pin = rights().any(|rights| rights & 1 != 0) && rights().all(|rights| rights & 2 == 0);
         for (client, paths) in entries {
             let _ = writeln!(out, "[xenstore.{}]", service(client));
             for (path, rights) in paths {
@@ -267,5 +274,6 @@ impl Shape {
                 let _ = writeln!(out, "\"{}\" = {}", PATHS[usize::from(path)], list(&words));
             }
         }
+        can_pin
     }
 }

@@ -212,6 +212,21 @@ impl<S: System> Port<S> {
 }
 
 capability! {
+    /// The pin of a set of other domains: it says which of them is the peer.
+    DomainPin
+}
+impl<S: System> DomainPin<S> {
+    /// Makes `domain` the peer of all ports and grants of the set.
+    ///
+    /// # Errors
+    /// The domain is not in the set, or ([`Status::InUse`]) another one is pinned, and a port for it
+    /// is open or a page is granted to it.
+    pub fn pin(&self, domain: DomId) -> Result<(), InvokeError> {
+        self.system.invoke(self.slot, Operation::DomainPin, [u64::from(domain.0), 0, 0, 0]).map(|_| ())
+    }
+}
+
+capability! {
     /// A rule that allows granting pages of one region.
     Grant
 }

@@ -1,7 +1,8 @@
 //! The rules that a service enforces itself, in the format in which the policy compiler puts them
 //! into the service's read-only rules region.
 //!
-//! The format is a `u16` count, followed by that many rules of a fixed size.
+//! The format is a `u16` count, followed by that many rules of a fixed size. The XenStore service
+//! receives two such lists, one after the other: the path rules and the pin rules.
 
 use alloc::vec::Vec;
 use core::fmt;
@@ -88,36 +89,52 @@ impl PathRule<'_> {
     pub const MAX_PATH: usize = 96;
 }
 
+/// The size of an encoded rule with a path.
+const PATH_RULE_SIZE: usize = 8 + PathRule::MAX_PATH;
+
+/// Writes `head`, the path, and leaves the zeros up to the end.
+fn write_path_rule(head: &[u8], path: &str, out: &mut [u8]) -> Option<()> {
+    if path.len() > PathRule::MAX_PATH {
+        return None;
+    }
+    out.get_mut(..head.len())?.copy_from_slice(head);
+    out.get_mut(head.len()..head.len() + path.len())?.copy_from_slice(path.as_bytes());
+    Some(())
+}
+
+/// Reads the path of a rule: `length` bytes after the first `head`, and zeros up to the end.
+fn read_path(bytes: &[u8], head: usize, length: u16) -> Result<&str, Malformed> {
+    let length = usize::from(length);
+    let text = bytes.get(head..).unwrap_or_default();
+    let (path, rest) = text.split_at_checked(length).ok_or(Malformed::at(2, Defect::Length))?;
+    if bytes.len() != PATH_RULE_SIZE || length > PathRule::MAX_PATH {
+        return Err(Malformed::at(2, Defect::Length));
+    }
+    if let Some(at) = rest.iter().position(|byte| *byte != 0) {
+        return Err(Malformed::at(head + length + at, Defect::Padding));
+    }
+    core::str::from_utf8(path).map_err(|_| Malformed::at(head, Defect::Text))
+}
+
 /// Encoded as the client, the rights, the length of the path in two bytes, the path, and zeros up
 /// to the end.
 impl<'a> Rule<'a> for PathRule<'a> {
-    const SIZE: usize = 8 + Self::MAX_PATH;
+    const SIZE: usize = PATH_RULE_SIZE;
 
     fn write(&self, out: &mut [u8]) -> Option<()> {
-        let length = Some(self.path.len()).filter(|length| *length <= Self::MAX_PATH)?;
-        let [low, high] = u16::try_from(length).ok()?.to_le_bytes();
         let rights = u8::from(self.read) | u8::from(self.write) << 1 | u8::from(self.watch) << 2;
-        out.get_mut(..4)?.copy_from_slice(&[self.client.0, rights, low, high]);
-        out.get_mut(4..4 + length)?.copy_from_slice(self.path.as_bytes());
-        Some(())
+        let [low, high] = u16::try_from(self.path.len()).ok()?.to_le_bytes();
+        write_path_rule(&[self.client.0, rights, low, high], self.path, out)
     }
 
     fn read(bytes: &'a [u8]) -> Result<Self, Malformed> {
-        let Some((&[client, rights, low, high], text)) = bytes.split_first_chunk() else {
+        let Some(&[client, rights, low, high]) = bytes.first_chunk() else {
             return Err(Malformed::at(bytes.len(), Defect::Truncated));
         };
-        let length = usize::from(u16::from_le_bytes([low, high]));
-        let (path, rest) = text.split_at_checked(length).ok_or(Malformed::at(2, Defect::Length))?;
-        if bytes.len() != Self::SIZE || length > Self::MAX_PATH {
-            return Err(Malformed::at(2, Defect::Length));
-        }
+        let path = read_path(bytes, 4, u16::from_le_bytes([low, high]))?;
         if rights > 7 {
             return Err(Malformed::at(1, Defect::Flags));
         }
-        if let Some(at) = rest.iter().position(|byte| *byte != 0) {
-            return Err(Malformed::at(4 + length + at, Defect::Padding));
-        }
-        let path = core::str::from_utf8(path).map_err(|_| Malformed::at(4, Defect::Text))?;
         Ok(PathRule {
             client: ClientIndex(client),
             read: rights & 1 != 0,
@@ -125,6 +142,43 @@ impl<'a> Rule<'a> for PathRule<'a> {
             watch: rights & 4 != 0,
             path,
         })
+    }
+}
+
+/// The node that says which domain of a set is the peer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PinRule<'a> {
+    /// The index of the set's capability among the service's pins.
+    pub pin: u8,
+    /// The lowest domain id of the set.
+    pub first: u16,
+    /// The highest domain id of the set.
+    pub last: u16,
+    /// The node, whose value is a domain id: a path without patterns, relative to the domain's own
+    /// directory, of at most [`PathRule::MAX_PATH`] bytes.
+    pub node: &'a str,
+}
+
+/// Encoded as the index, 0, the length of the path and the two ids in two bytes each, the path, and
+/// zeros up to the end.
+impl<'a> Rule<'a> for PinRule<'a> {
+    const SIZE: usize = PATH_RULE_SIZE;
+
+    fn write(&self, out: &mut [u8]) -> Option<()> {
+        let [a, b] = u16::try_from(self.node.len()).ok()?.to_le_bytes();
+        let ([c, d], [e, f]) = (self.first.to_le_bytes(), self.last.to_le_bytes());
+        write_path_rule(&[self.pin, 0, a, b, c, d, e, f], self.node, out)
+    }
+
+    fn read(bytes: &'a [u8]) -> Result<Self, Malformed> {
+        let Some(&[pin, zero, a, b, c, d, e, f]) = bytes.first_chunk() else {
+            return Err(Malformed::at(bytes.len(), Defect::Truncated));
+        };
+        if zero != 0 {
+            return Err(Malformed::at(1, Defect::Padding));
+        }
+        let node = read_path(bytes, 8, u16::from_le_bytes([a, b]))?;
+        Ok(PinRule { pin, first: u16::from_le_bytes([c, d]), last: u16::from_le_bytes([e, f]), node })
     }
 }
 
@@ -191,8 +245,19 @@ pub fn encode_rules<'a, R: Rule<'a>>(rules: &[R]) -> Option<Vec<u8>> {
 /// Returns an iterator over the encoded rules, in order. Malformed ones are skipped: they give no
 /// right.
 pub fn decode_rules<'a, R: Rule<'a>>(blob: &'a [u8]) -> impl Iterator<Item = R> + 'a {
-    let count = blob.get(..2).map_or(0, |bytes| usize::from(u16::from_le_bytes([bytes[0], bytes[1]])));
-    blob.get(2..).unwrap_or_default().chunks_exact(R::SIZE).take(count).filter_map(|bytes| R::read(bytes).ok())
+    let rules = blob.get(2..).unwrap_or_default().chunks_exact(R::SIZE);
+    rules.take(rule_count(blob)).filter_map(|bytes| R::read(bytes).ok())
+}
+
+/// Returns what follows the list of rules of kind `R` at the start of `blob`.
+#[must_use]
+pub fn after_rules<'a, R: Rule<'a>>(blob: &'a [u8]) -> &'a [u8] {
+    blob.get(2 + rule_count(blob) * R::SIZE..).unwrap_or_default()
+}
+
+/// Returns the number of rules in the list at the start of `blob`.
+fn rule_count(blob: &[u8]) -> usize {
+    blob.first_chunk().map_or(0, |bytes| usize::from(u16::from_le_bytes(*bytes)))
 }
 
 /// A grant rule as its client sees it.
@@ -248,6 +313,29 @@ mod tests {
         assert_eq!(decode_rules::<ClientGrantRule>(&encode_rules(&grants).unwrap()).collect::<Vec<_>>(), grants);
         // The sizes that images have.
         assert_eq!((encode_rules(&paths).unwrap().len(), encode_rules(&grants).unwrap().len()), (2 + 4 * 104, 2 + 8));
+    }
+
+    #[test]
+    fn one_list_of_rules_follows_another() {
+        let paths = [path_rule("a"), path_rule("b/c")];
+        let long = "x".repeat(PathRule::MAX_PATH);
+        let pins = [
+            PinRule { pin: 3, first: 0, last: 32_751, node: "d/e" },
+            PinRule { pin: 0, first: 9, last: 9, node: &long },
+        ];
+        let blob = [encode_rules(&paths).unwrap(), encode_rules(&pins).unwrap()].concat();
+        assert_eq!(decode_rules::<PathRule<'_>>(&blob).collect::<Vec<_>>(), paths);
+        let rest = after_rules::<PathRule<'_>>(&blob);
+        assert_eq!(decode_rules::<PinRule<'_>>(rest).collect::<Vec<_>>(), pins);
+        assert!(after_rules::<PinRule<'_>>(rest).is_empty());
+        for short in [&[][..], &[1], &[1, 0], &[0xFF, 0xFF, 1]] {
+            assert!(after_rules::<PathRule<'_>>(short).is_empty(), "{short:?}");
+        }
+        let mut bytes = [0; <PinRule<'_> as Rule<'_>>::SIZE];
+        pins[0].write(&mut bytes).unwrap();
+        assert_eq!(PinRule::read(&bytes), Ok(pins[0]));
+        bytes[1] = 1;
+        assert!(PinRule::read(&bytes).is_err(), "a byte that has no meaning");
     }
 
     #[test]

@@ -2,11 +2,13 @@
 
 use arrayvec::ArrayVec;
 use cloister_interfaces::Server;
-use cloister_interfaces::capability::{Clock, Console, Port};
+use cloister_interfaces::capability::{Clock, Console, DomainPin, Port};
 use cloister_interfaces::store::Store;
 
 /// The largest number of clients.
 pub const MAX_CLIENTS: usize = 4;
+/// The largest number of domain sets whose peer the service says.
+pub const MAX_PINS: usize = 4;
 
 /// The capabilities that the policy gives the service.
 pub struct Caps<S, M> {
@@ -20,6 +22,9 @@ pub struct Caps<S, M> {
     pub xenstore_events: Port<S>,
     /// The queues to the clients, in the order in which the path rules number them.
     pub store_clients: ArrayVec<Server<Store, S, M>, MAX_CLIENTS>,
-    /// The path rules: a blob of [`cloister_interfaces::rules::PathRule`].
+    /// The domain sets whose peer a node says, in the order in which the pin rules number them.
+    pub pins: ArrayVec<DomainPin<S>, MAX_PINS>,
+    /// The path rules, and after them the pin rules: a blob of
+    /// [`cloister_interfaces::rules::PathRule`] and one of [`cloister_interfaces::rules::PinRule`].
     pub rules: &'static [u8],
 }

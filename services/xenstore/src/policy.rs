@@ -88,6 +88,13 @@ fn covers(rule: &str, path: &str, own: OwnDomid<'_>) -> bool {
     components(rule, own).all(|rule| below.next().is_some_and(|component| component_matches(rule, component, own)))
 }
 
+/// Returns `true` if two paths without patterns name the same node.
+#[must_use]
+pub fn is_same(one: &str, other: &str, own: OwnDomid<'_>) -> bool {
+    let same_form = one.starts_with('/') == other.starts_with('/');
+    one == other || !same_form && components(one, own).eq(components(other, own))
+}
+
 /// Does the same as [`covers`], by comparing bytes, for a rule without patterns and a path of the
 /// same form, relative or absolute. For nearly every rule that does not cover the path the length
 /// decides.
@@ -226,6 +233,18 @@ pub(crate) mod tests {
             assert!(!allowed(rules, 0, Right::Read, "/local/domain/8/device/vif/0/mac", "7"));
             assert!(!allowed(rules, 0, Right::Read, "local/domain/7/device/vif/0/mac", "7"));
         }
+    }
+
+    #[test]
+    fn a_node_is_the_same_in_both_forms() {
+        let node = "device/vif/0/backend-id";
+        assert!(is_same(node, node, "7") && is_same(node, node, ""));
+        assert!(is_same(node, "/local/domain/7/device/vif/0/backend-id", "7"));
+        for other in ["device/vif/0", "device/vif/0/backend-id/x", "/device/vif/0/backend-id", "backend-id"] {
+            assert!(!is_same(node, other, "7"), "{other}");
+        }
+        assert!(!is_same(node, "/local/domain/8/device/vif/0/backend-id", "7"));
+        assert!(!is_same(node, "/local/domain/7/device/vif/0/backend-id", ""));
     }
 
     #[test]

@@ -1,7 +1,10 @@
 //! The service against the simulated daemon, and against a hostile one.
 
-use cloister_caps::{Operation, Slot};
-use cloister_interfaces::capability::{Clock, Console, Port};
+mod pins;
+
+use cloister_caps::{Operation, Slot, Status};
+use cloister_interfaces::capability::{Clock, Console, DomainPin, Port};
+use cloister_interfaces::rules::{PinRule, encode_rules};
 use cloister_interfaces::store::{Action, Path, Reply, Request, Store, StoreError, Value};
 use cloister_interfaces::{Client, Instant, Memory, Notifications, Service};
 use cloister_sim::{ChannelMemory, Recorder, SharedMemory, Xenstored};
@@ -12,6 +15,8 @@ use crate::service::XenStore;
 use crate::{Caps, wire};
 
 const OWN: u16 = 7;
+/// The node that pins a domain.
+const PEER_NODE: &str = "device/vif/0/backend-id";
 const BACKEND: &str = "/local/domain/0/backend/vif/7/0";
 
 type StoreClient = Client<Store, Recorder, SharedMemory>;
@@ -45,7 +50,13 @@ fn service(
         xenstore_ring: ring.clone(),
         xenstore_events: Port::new(system.clone(), Slot(2), 20),
         store_clients: servers.into_iter().collect(),
-        rules: blob(&[(0, "rwn", "control"), (1, "rwn", "device/vif/0"), (1, "rn", "/local/domain/*/backend/vif/*/0")]),
+        pins: [DomainPin::new(system.clone(), Slot(3))].into_iter().collect(),
+        rules: [
+            blob(&[(0, "rwn", "control"), (1, "rwn", "device/vif/0"), (1, "rn", "/local/domain/*/backend/vif/*/0")]),
+            &encode_rules(&[PinRule { pin: 0, first: 3, last: 9, node: PEER_NODE }]).expect("short"),
+        ]
+        .concat()
+        .leak(),
     };
     (XenStore::new(caps), clients)
 }

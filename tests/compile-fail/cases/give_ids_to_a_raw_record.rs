@@ -10,8 +10,7 @@ fn attempt() -> GrantRule {
         access: Access::ReadWrite,
         first_ref: 8,
         count: 1,
-        peer_first: 0,
-        peer_last: 0,
+        peers: 0,
     };
     GrantRule::proven(raw)
 }

@@ -1,9 +1,11 @@
 //! Attacks the kernel's two system calls with any arguments from any service: under the policies of
 //! this repository, and under changed tables that the kernel accepts.
 
+use std::collections::BTreeMap;
+
 use arbitrary::Arbitrary;
-use cloister_caps::tables::{Object, Tables};
-use cloister_caps::{EvtchnPort, Operation, PAGE_SIZE, ServiceId, Status};
+use cloister_caps::tables::{Object, PortPeer, Tables};
+use cloister_caps::{DomainSetId, EvtchnPort, Operation, PAGE_SIZE, ServiceId, Status};
 use cloister_kernel_core::claims::{Claims, Owner};
 use cloister_kernel_core::memory::{FrameRange, FreeMemory};
 use cloister_kernel_core::placement::{BootRegions, Placements, place_regions};
@@ -29,7 +31,8 @@ const POLICIES: [&str; 5] = [
 const STOPPING: usize = 4;
 const STOPS: &str = "restart = { limit = 1, then = \"stop-service\" }";
 
-/// Returns the tables of a policy of this repository.
+/// Returns the tables of a policy of this repository, or of the one that ships with four domains, of
+/// which one is pinned.
 fn tables(policy: u8) -> &'static [u8] {
     thread_local! {
         static ALL: Vec<&'static [u8]> = POLICIES
@@ -37,7 +40,10 @@ fn tables(policy: u8) -> &'static [u8] {
             .enumerate()
             .map(|(index, text)| {
                 let rule = "restart = { limit = 0, then = \"stop-image\" }";
-                let text = if index == STOPPING { text.replace(rule, STOPS) } else { (*text).to_owned() };
+                if index == STOPPING { text.replace(rule, STOPS) } else { (*text).to_owned() }
+            })
+            .chain([POLICIES[0].replace("ids = \"0\"", "ids = \"0-3\"")])
+            .map(|text| {
                 let policy = cloister_policy::parse("the policy", &text).unwrap_or_else(|report| panic!("{report}"));
                 &*policy.tables().expect("tables").leak()
             })
@@ -71,6 +77,8 @@ struct Bench<'t> {
     machine: CheckingPlatform<'t>,
     /// Each capability with each operation of its kind: service, slot, operation.
     likely: Vec<(ServiceId, u64, u64)>,
+    /// The last domain of each set that the kernel has pinned.
+    pins: BTreeMap<usize, u16>,
 }
 
 impl<'t> Bench<'t> {
@@ -96,7 +104,7 @@ impl<'t> Bench<'t> {
         }
         let mut machine = CheckingPlatform::new(tables, placements);
         machine.back_end = true;
-        Some(Bench { kernel, machine, likely })
+        Some(Bench { kernel, machine, likely, pins: BTreeMap::new() })
     }
 
     fn act(&mut self, act: &Act) {
@@ -237,6 +245,36 @@ impl<'t> Bench<'t> {
             operation.applies_to(capability.kind()) && capability.rights.contains(operation.right())
         });
         assert!(refused || (number == 1 && allowed), "{service} gained {arguments:?}");
+        let done = status == Status::Done && number == 1;
+        match (Operation::from_number(arguments[1]), capability.map(|capability| capability.object)) {
+            (Some(Operation::DomainPin), Some(Object::Domain(set))) if done => {
+                self.pins.insert(set.index(), arguments[2] as u16);
+                self.check_pins();
+            }
+            (Some(Operation::PortOpen | Operation::GrantIssue), _) if done => self.check_pins(),
+            _ => {}
+        }
+    }
+
+    /// Checks that the pages and ports of a pinned set are all shared with the pinned domain.
+    fn check_pins(&self) {
+        let tables = self.kernel.tables();
+        let is_pinned =
+            |set: DomainSetId, peer: u16| !tables.domain_set(set).pinned || self.pins.get(&set.index()) == Some(&peer);
+        for rule in tables.grants().iter() {
+            let references = rule.first_ref..rule.first_ref + rule.count;
+            let granted = self.machine.granted.range(references.clone()).map(|(_, (_, peer, _))| *peer);
+            let mapped = self.machine.mapped.range(references).map(|(_, (_, peer, ..))| *peer);
+            assert!(
+                granted.chain(mapped).all(|peer| is_pinned(rule.peers, peer)),
+                "a page for a domain that is not pinned"
+            );
+        }
+        // The platform does not know the rule of a port, so it may be any.
+        let allows = |peer: u16| {
+            tables.ports().iter().any(|rule| matches!(rule.peer, PortPeer::Domains(set) if is_pinned(set, peer)))
+        };
+        assert!(self.machine.peers.values().all(|peer| allows(*peer)), "a port for a domain that is not pinned");
     }
 
     /// Lets every party behave: ends every grant and closes every port.

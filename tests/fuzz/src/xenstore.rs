@@ -1,10 +1,10 @@
 //! The XenStore service between hostile clients and a hostile daemon.
 
 use arbitrary::Arbitrary;
-use cloister_caps::Slot;
 use cloister_caps::xen::xs_wire::{CONNECTION, REQ_CONS, REQ_PROD, RING_SIZE, RSP_CONS, RSP_PROD};
-use cloister_interfaces::capability::{Clock, Console, Port};
-use cloister_interfaces::rules::{self, ClientIndex, PathRule};
+use cloister_caps::{Operation, Slot, Status};
+use cloister_interfaces::capability::{Clock, Console, DomainPin, Port};
+use cloister_interfaces::rules::{self, ClientIndex, PathRule, PinRule};
 use cloister_interfaces::store::{Action, Path, Reply, Request, Store, StoreError, Value};
 use cloister_interfaces::{Memory, Message, Service};
 use cloister_sim::{ChannelMemory, SharedMemory, Tampered, Xenstored};
@@ -22,6 +22,10 @@ const RULES: [(u8, &str, [bool; 3]); 3] = [
     (1, "device/vif/0", [true; 3]),
     (1, "/local/domain/*/backend/vif/{self}/0", [true, false, true]),
 ];
+/// The node that pins a domain, which the hostile client may read, and write too, so that the script
+/// decides its value.
+const PIN: PinRule<'static> = PinRule { pin: 0, first: 2, last: 9, node: "control/0" };
+const PIN_SLOT: Slot = Slot(5);
 /// The work of 256 steps, each a read of two index words and of data, with the console lines of
 /// refusals, and that of four clients' queues.
 const MOST: Work = Work { invocations: 2200, reads: 1600 };
@@ -32,7 +36,7 @@ fn rules() -> &'static [u8] {
     thread_local! {
         static BLOB: &'static [u8] = {
             let rules = RULES.map(|(client, path, [read, write, watch])| PathRule { client: ClientIndex(client), read, write, watch, path });
-            rules::encode_rules(&rules).expect("short paths").leak()
+            [rules::encode_rules(&rules).expect("short paths"), rules::encode_rules(&[PIN]).expect("short")].concat().leak()
         };
     }
     BLOB.with(|blob| *blob)
@@ -147,7 +151,19 @@ impl Bench {
             xenstore_ring: if hostile_daemon { host.theirs(ring.clone()) } else { Tampered::own(ring.clone()) },
             xenstore_events: Port::new(host.system.clone(), Slot(9), 20),
             store_clients: [first, host.honest_server(&channels[1], 3)].into_iter().collect(),
+            pins: [DomainPin::new(host.system.clone(), PIN_SLOT)].into_iter().collect(),
             rules: rules(),
+        });
+        // Whatever the daemon and the clients do, the one invocation with an argument that they
+        // choose stays in its range. The kernel has a port or a page in use with each fourth domain.
+        host.recorder.answer(|slot, operation, [domain, rest @ ..]| {
+            if operation == Operation::DomainPin {
+                let ids = u64::from(PIN.first)..=u64::from(PIN.last);
+                assert!(slot == PIN_SLOT && ids.contains(&domain) && rest == [0; 3], "pinned {domain}");
+                let status = if domain % 4 == 0 { Status::InUse } else { Status::Done };
+                return status.into_result().map(|()| [0; 2]);
+            }
+            Ok([0; 2])
         });
         let clients = [Peer::client(&channels[0]), Peer::client(&channels[1])];
         Bench { host, ring, daemon, service: Box::new(service), clients, next: 1000 }
@@ -182,8 +198,22 @@ impl Bench {
         answers.into_iter().next().expect("one")
     }
 
+    /// Checks that the node's value pins a domain, or is refused while the set is in use.
+    fn pins(&mut self) {
+        let node = Path::from(PIN.node).expect("short");
+        let _ = self.ask(0, Action::Abort);
+        for (number, answer) in [("5", Ok(())), ("8", Err(StoreError::InUse)), ("12", Ok(()))] {
+            self.daemon.set(&self.daemon.own(PIN.node), number);
+            let _ = self.host.recorder.take_calls();
+            assert_eq!(self.ask(0, Action::Read(node)).map(drop), answer, "{number}");
+            let pinned = self.host.recorder.take_calls().iter().filter(|(slot, ..)| *slot == PIN_SLOT).count();
+            assert_eq!(pinned, usize::from(number != "12"), "{number}");
+        }
+    }
+
     /// Checks that both clients are served, each only as its rules allow.
     fn serves(&mut self) {
+        self.pins();
         let path = |text: &str| Path::from(text).expect("short");
         let value = |text: &[u8]| Value::try_from(text).expect("short");
         let _ = self.ask(0, Action::Abort);

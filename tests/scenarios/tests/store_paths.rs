@@ -89,6 +89,7 @@ impl World {
             xenstore_ring: ring,
             xenstore_events: Port::new(system.clone(), Slot(2), 20),
             store_clients: servers.into_iter().collect(),
+            pins: Default::default(),
             rules,
         });
         World { daemon, service: Box::new(service), clients, next: 0 }

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cloister_caps::tables::{Access, GrantRule, PortRule, Tables};
-use cloister_caps::{DomId, EvtchnPort, GrantRef, ServiceId};
+use cloister_caps::tables::{Access, GrantRule, PortPeer, PortRule, Tables};
+use cloister_caps::{DomId, DomainSetId, EvtchnPort, GrantRef, ServiceId};
 use cloister_kernel_core::Platform;
 use cloister_kernel_core::placement::{Placements, RegionFrame};
 
@@ -65,6 +65,8 @@ pub struct CheckingPlatform<'t> {
     pub in_use: BTreeSet<u32>,
     /// The open ports.
     pub open: BTreeSet<u32>,
+    /// The peers of those that services opened.
+    pub peers: BTreeMap<u32, u16>,
     /// The ports that were unmasked.
     pub unmasked: Vec<u32>,
     /// The ports on which events were sent.
@@ -97,6 +99,7 @@ impl<'t> CheckingPlatform<'t> {
             granted: BTreeMap::new(),
             in_use: BTreeSet::new(),
             open: BTreeSet::from([XENSTORE_PORT.0]),
+            peers: BTreeMap::new(),
             unmasked: Vec::new(),
             sent: Vec::new(),
             cleared: Vec::new(),
@@ -104,6 +107,12 @@ impl<'t> CheckingPlatform<'t> {
             mapped: BTreeMap::new(),
             next_port: 2,
         }
+    }
+
+    /// Returns `true` if a set has the domain, and it is a real one.
+    fn allows(&self, set: DomainSetId, peer: DomId) -> bool {
+        let domains = self.tables.domain_set(set);
+        (domains.first..=domains.last).contains(&peer.0) && peer.is_real()
     }
 
     /// Checks that a grant rule covers the page, for this peer and this access.
@@ -117,7 +126,7 @@ impl<'t> CheckingPlatform<'t> {
             "the page of that number"
         );
         assert!(frame.gfn().0 < placement.frames().start + placement.pages(), "a page of the region");
-        assert!((rule.peer_first..=rule.peer_last).contains(&peer.0) && peer.is_real(), "a peer of the rule");
+        assert!(self.allows(rule.peers, peer), "a peer of the rule");
         assert_eq!(writable, rule.access == Access::ReadWrite);
         assert!(!self.granted.contains_key(&reference.0), "{reference} was granted twice");
     }
@@ -147,13 +156,14 @@ impl Platform for CheckingPlatform<'_> {
         self.log.push(line);
     }
     fn open_port(&mut self, peer: DomId) -> Option<EvtchnPort> {
-        let allowed = |port: PortRule| (port.peer_first..=port.peer_last).contains(&peer.0);
-        assert!(self.tables.ports().iter().any(allowed) && peer.is_real(), "no rule allows a port for {peer}");
+        let allowed = |port: PortRule| matches!(port.peer, PortPeer::Domains(set) if self.allows(set, peer));
+        assert!(self.tables.ports().iter().any(allowed), "no rule allows a port for {peer}");
         if self.refuses_ports {
             return None;
         }
         self.next_port += 1;
         self.open.insert(self.next_port);
+        self.peers.insert(self.next_port, peer.0);
         Some(EvtchnPort(self.next_port))
     }
     fn send(&mut self, port: EvtchnPort) {
@@ -163,6 +173,7 @@ impl Platform for CheckingPlatform<'_> {
     fn close_port(&mut self, port: EvtchnPort) {
         assert_ne!(port, XENSTORE_PORT);
         assert!(self.open.remove(&port.0), "{port} is not open");
+        self.peers.remove(&port.0);
     }
     fn unmask(&mut self, port: EvtchnPort) {
         assert!(self.open.contains(&port.0), "{port} is not open");

@@ -1,6 +1,6 @@
 //! The answers to system calls.
 
-use cloister_caps::{DomId, Status};
+use cloister_caps::Status;
 
 /// Answers a system call.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -17,10 +17,4 @@ pub(super) const DONE: Answer = Answer { status: Status::Done, words: [0; 2] };
 /// Returns the answer of an operation that succeeded and returns these words.
 pub(super) fn answer(first: u64, second: u64) -> Answer {
     Answer { status: Status::Done, words: [first, second] }
-}
-
-/// Returns `peer` if it is a real domain from `first` to `last`.
-pub(super) fn allowed_peer(peer: u64, first: u16, last: u16) -> Result<DomId, Status> {
-    let peer = u16::try_from(peer).map_err(|_| Status::NotPermitted)?;
-    if DomId(peer).is_real() && (first..=last).contains(&peer) { Ok(DomId(peer)) } else { Err(Status::NotPermitted) }
 }

@@ -1,7 +1,7 @@
 //! The capability spaces: what the kernel keeps of each slot.
 
 use cloister_caps::tables::{Capability, MAX_SLOTS, Object, Tables};
-use cloister_caps::{Clamped, GrantRuleId, MappingId, PortRuleId, Rights, ServiceId};
+use cloister_caps::{Clamped, DomainSetId, GrantRuleId, MappingId, PortRuleId, Rights, ServiceId};
 
 /// The service and bit that a notification goes to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -25,6 +25,7 @@ pub(super) enum CapObject {
     Port(PortRuleId),
     Grant(GrantRuleId),
     Region(MappingId),
+    Domain(DomainSetId),
 }
 
 /// Holds what the kernel keeps of one slot: all that an invocation needs to know of it.
@@ -59,6 +60,7 @@ impl CapEntry {
             Object::Port(rule) => CapObject::Port(rule),
             Object::Grant(rule) => CapObject::Grant(rule),
             Object::Region(mapping) => CapObject::Region(mapping),
+            Object::Domain(set) => CapObject::Domain(set),
         };
         CapEntry { rights: capability.rights, object, ..CapEntry::EMPTY }
     }

@@ -6,7 +6,7 @@ use cloister_caps::tables::{Access, GrantRule, Mapping};
 use cloister_caps::{DomId, GrantRef, GrantRuleId, Status};
 
 use super::Kernel;
-use super::answer::{Answer, DONE, allowed_peer, answer};
+use super::answer::{Answer, DONE, answer};
 use crate::Platform;
 use crate::placement::RegionFrame;
 
@@ -33,7 +33,7 @@ impl Kernel<'_> {
         // If the last page of the range is one of the rule, so is every page before it.
         let last = allowed(page.saturating_add(further))?;
         let page = allowed(page)?;
-        let peer = allowed_peer(peer, rule.peer_first, rule.peer_last)?;
+        let peer = self.allowed_peer(rule.peers, peer)?;
         let placement = self.placements[rule.region];
         if u64::from(last) >= placement.pages() || peer_ref != 0 && further != 0 {
             return Err(Status::BadArgument);
@@ -117,7 +117,7 @@ impl Kernel<'_> {
 }
 
 /// Returns the indices of the words with bits of `references`, each with those bits.
-fn bits_of(references: &RangeInclusive<u32>) -> impl Iterator<Item = (u64, u64)> + use<> {
+pub(super) fn bits_of(references: &RangeInclusive<u32>) -> impl Iterator<Item = (u64, u64)> + use<> {
     let (first, last) = (*references.start(), *references.end());
     (first / 64..=last / 64).map(move |word| {
         let (low, high) = (first.saturating_sub(word * 64), (last - word * 64).min(63));

@@ -2,6 +2,7 @@
 
 mod answer;
 mod cspace;
+mod domains;
 mod grants;
 mod info;
 mod objects;
@@ -11,9 +12,11 @@ mod revoke;
 mod time;
 
 use cloister_caps::abi::{CONSOLE_CHUNK, SYSTEM_CALL_INVOKE, SYSTEM_CALL_WAIT};
-use cloister_caps::tables::{AfterLimit, Capability, Object, PerPortRule, PerRegion, PerService, PortRuleSet, Tables};
+use cloister_caps::tables::{
+    AfterLimit, Capability, Object, PerDomainSet, PerPortRule, PerRegion, PerService, PortRuleSet, Tables,
+};
 use cloister_caps::weakness::Exposures;
-use cloister_caps::{Operation, Rights, ServiceId, Status};
+use cloister_caps::{DomId, Operation, Rights, ServiceId, Status};
 
 use crate::accounting::{Accounting, Costs};
 use crate::placement::Placements;
@@ -78,6 +81,8 @@ pub struct Kernel<'t> {
     mapped: References,
     /// The time in ns from which to try again to end the grants of stopped services.
     retry_at: u64,
+    /// The pinned domain of each set of other domains.
+    pins: PerDomainSet<Option<DomId>>,
     /// Decides which service runs.
     scheduler: Scheduler,
     /// Charges the processor's time to services.
@@ -131,6 +136,7 @@ impl<'t> Kernel<'t> {
             granted: References::new([0; _]),
             mapped: References::new([0; _]),
             retry_at: revoke::NEVER,
+            pins: PerDomainSet::new([None; _]),
             refusals: 0,
             refusals_of: PerService::new([0; _]),
             boot_time: now,
@@ -349,6 +355,7 @@ impl<'t> Kernel<'t> {
             (Operation::GrantEnd, CapObject::Grant(rule)) => self.end_grant(platform, rule, arguments[0])?,
             (Operation::InfoRead, CapObject::Info) => self.read_info(service, arguments[0])?,
             (Operation::RegionFind, CapObject::Region(mapping)) => self.find_region(mapping),
+            (Operation::DomainPin, CapObject::Domain(set)) => self.pin_domain(set, arguments[0])?,
             // The object's kind has no such operation, whatever the rights say.
             _ => return Err(Status::WrongOperation),
         };

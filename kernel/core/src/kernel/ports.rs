@@ -1,10 +1,10 @@
 //! Event channels: delivering events, and the operations on ports.
 
-use cloister_caps::tables::PortKind;
+use cloister_caps::tables::PortPeer;
 use cloister_caps::{EvtchnPort, PortRuleId, ServiceId, Status};
 
 use super::Kernel;
-use super::answer::{Answer, DONE, allowed_peer, answer};
+use super::answer::{Answer, DONE, answer};
 use super::cspace::NotifyTarget;
 use super::objects::Channel;
 use crate::Platform;
@@ -13,7 +13,7 @@ impl Kernel<'_> {
     /// Stores the port of the XenStore event channel, which the toolstack has made.
     pub fn set_xenstore_port(&mut self, port: EvtchnPort) {
         for (id, rule) in self.tables.ports().with_ids() {
-            if rule.kind == PortKind::XenStore {
+            if rule.peer == PortPeer::XenStore {
                 let target = NotifyTarget { service: rule.service, bit: rule.bit };
                 self.channels[id] = Some(Channel { port, target });
             }
@@ -46,10 +46,11 @@ impl Kernel<'_> {
         [peer, peer_port, ..]: [u64; 4],
     ) -> Result<Answer, Status> {
         let rule = self.tables.port(id);
-        if self.channels[id].is_some() || rule.kind != PortKind::Peer {
+        let PortPeer::Domains(peers) = rule.peer else { return Err(Status::WrongState) };
+        if self.channels[id].is_some() {
             return Err(Status::WrongState);
         }
-        let peer = allowed_peer(peer, rule.peer_first, rule.peer_last)?;
+        let peer = self.allowed_peer(peers, peer)?;
         let port = match u32::try_from(peer_port).map_err(|_| Status::Unavailable)? {
             0 => platform.open_port(peer),
             peer_port => platform.bind_port(peer, EvtchnPort(peer_port)),
@@ -70,7 +71,7 @@ impl Kernel<'_> {
     /// Closes the channel of a rule. The toolstack's channel stays open.
     pub(super) fn close_port(&mut self, platform: &mut impl Platform, id: PortRuleId) -> Result<Answer, Status> {
         let channel = self.channels[id].ok_or(Status::WrongState)?;
-        if self.tables.port(id).kind != PortKind::Peer {
+        if self.tables.port(id).peer == PortPeer::XenStore {
             return Err(Status::WrongState);
         }
         self.channels[id] = None;

@@ -1,7 +1,7 @@
 //! Takes back what a service holds: all of it when the service is stopped, and what is left of its
 //! run when it restarts.
 
-use cloister_caps::tables::{Object, PortKind, PortRuleSet};
+use cloister_caps::tables::{Object, PortPeer, PortRuleSet};
 use cloister_caps::{GrantRuleId, ServiceId, Status};
 
 use super::Kernel;
@@ -57,7 +57,7 @@ impl Kernel<'_> {
     fn close_channels(&mut self, platform: &mut impl Platform, service: ServiceId) {
         for (id, rule) in self.tables.ports().with_ids().filter(|(_, rule)| rule.service == service) {
             if let Some(channel) = self.channels[id].take()
-                && rule.kind == PortKind::Peer
+                && rule.peer != PortPeer::XenStore
             {
                 platform.close_port(channel.port);
             }

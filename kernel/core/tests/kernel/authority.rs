@@ -2,13 +2,13 @@
 //! kind.
 
 use cloister_caps::abi::region::{CONSTANT, EXCLUSIVE, FRESH, PRIVATE, SIZE};
-use cloister_caps::tables::{Access, Capability, Isolation, Mapping, Object, PortKind, Tables};
+use cloister_caps::tables::{Access, Capability, Isolation, Mapping, Object, PortPeer, Tables};
 use cloister_caps::weakness::{Exposure, Exposures, Weakness};
-use cloister_caps::{Kind, Operation, Rights, Status};
+use cloister_caps::{DomainSetId, Kind, Operation, Rights, Status};
 use cloister_kernel_core::Outcome;
 use cloister_kernel_core::kernel::Answer;
 
-use crate::machine::{Bench, narrow, shipped, tables, with};
+use crate::machine::{Bench, narrow, pinned, shipped, tables, with};
 
 /// Arguments inside and outside of what any rule allows.
 const ARGUMENTS: [[u64; 4]; 26] = [
@@ -54,8 +54,15 @@ fn expected(
     if !capability.rights.contains(operation.right()) {
         return Err(Status::MissingRight);
     }
-    let peer = |peer: u64, first: u16, last: u16| {
-        if (u64::from(first)..=u64::from(last)).contains(&peer) { Ok(()) } else { Err(Status::NotPermitted) }
+    let member = |set: DomainSetId, domain: u64| {
+        let domains = tables.domain_set(set);
+        let ids = u64::from(domains.first)..=u64::from(domains.last);
+        if ids.contains(&domain) { Ok(()) } else { Err(Status::NotPermitted) }
+    };
+    // No domain is pinned yet.
+    let peer = |set: DomainSetId, domain: u64| {
+        member(set, domain)?;
+        if tables.domain_set(set).pinned { Err(Status::WrongState) } else { Ok(()) }
     };
     // The kernel that ships neither binds a peer's port nor maps a peer's page.
     let theirs = |number: u64| if number == 0 { Ok(()) } else { Err(Status::Unavailable) };
@@ -65,10 +72,11 @@ fn expected(
         (Operation::InfoRead, _) if first > 4 => return Err(Status::BadArgument),
         (Operation::PortOpen, Object::Port(rule)) => {
             let rule = tables.port(rule);
-            peer(first, rule.peer_first, rule.peer_last)?;
+            let PortPeer::Domains(peers) = rule.peer else { return Err(Status::WrongState) };
+            peer(peers, first)?;
             theirs(second)?;
         }
-        (Operation::PortSend, Object::Port(rule)) if tables.port(rule).kind == PortKind::XenStore => {}
+        (Operation::PortSend, Object::Port(rule)) if tables.port(rule).peer == PortPeer::XenStore => {}
         (Operation::PortSend | Operation::PortClose, _) => return Err(Status::WrongState),
         (Operation::GrantIssue | Operation::GrantEnd, Object::Grant(rule)) => {
             let rule = tables.grant(rule);
@@ -79,7 +87,7 @@ fn expected(
             if operation == &Operation::GrantEnd {
                 return Err(Status::WrongState);
             }
-            peer(second, rule.peer_first, rule.peer_last)?;
+            peer(rule.peers, second)?;
             if third != 0 && further != 0 {
                 return Err(Status::BadArgument);
             }
@@ -89,6 +97,7 @@ fn expected(
             }
             theirs(third)?;
         }
+        (Operation::DomainPin, Object::Domain(set)) => member(set, first)?,
         _ => {}
     }
     Err(Status::Done)
@@ -123,8 +132,10 @@ fn everything_is_answered_by_the_tables(text: &str) -> usize {
                 let after = (before.0 + usize::from(refused), before.1 + u64::from(refused));
                 assert_eq!((bench.machine.log.len(), bench.kernel.refusals()), after, "{}", what());
                 done += usize::from(!refused);
-                // `expected` describes a kernel on which no port is open and no page granted.
-                if !bench.machine.granted.is_empty() || bench.machine.open.len() > 1 {
+                // `expected` describes a kernel on which no port is open, no page granted and no
+                // domain pinned.
+                let pinned = number == Operation::DomainPin as u64 && !refused;
+                if pinned || !bench.machine.granted.is_empty() || bench.machine.open.len() > 1 {
                     bench = Bench::of(tables);
                 }
             }
@@ -138,6 +149,8 @@ fn an_invocation_succeeds_only_if_the_tables_allow_it() {
     let wide = everything_is_answered_by_the_tables(&shipped());
     let narrow = everything_is_answered_by_the_tables(&narrow());
     assert!(narrow < wide, "{narrow} < {wide}");
+    let pinned = everything_is_answered_by_the_tables(&pinned());
+    assert!(pinned < narrow, "{pinned} < {narrow}");
 }
 
 /// The whole authority of the shipped image, except its memory, in words.
@@ -160,12 +173,13 @@ tcpip: notify net.replies, net.requests, shutdown.replies, shutdown.requests, so
 xenstore: now clock; write console
 xenstore: notify control-store.replies, control-store.requests, netfront-store.replies, netfront-store.requests
 xenstore: send xenstore-events
+xenstore: pin netback
 ";
 
 /// Returns service, operation and object of each invocation that is not refused for lack of a
 /// right.
 fn possible() -> Vec<(String, &'static str, String)> {
-    let tables = tables(&shipped());
+    let tables = tables(&pinned());
     let mut found = Vec::new();
     for service in tables.services().ids() {
         for slot in 0..64 {

@@ -9,13 +9,23 @@ use cloister_kernel_core::{Answer, Kernel, Outcome};
 pub use cloister_sim::hypervisor::events::XENSTORE_PORT as XENSTORE;
 use cloister_sim::platform::CheckingPlatform;
 
-/// Returns the text of the policy that ships, except that its back end may be in any domain, so
-/// that peers differ.
-pub fn shipped() -> String {
+/// The line of the policy that ships by which xenstore pins the back end's domain.
+const PIN: &str = "pin = { by = \"xenstore\", node = \"device/vif/0/backend-id\" }\n";
+
+/// Returns the text of the policy that ships, except that its back end may be in one of several
+/// domains.
+pub fn pinned() -> String {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../policy/default.toml");
     let text = std::fs::read_to_string(path).unwrap();
-    assert!(text.contains("ids = \"0\""));
-    text.replace("ids = \"0\"", "ids = \"0-32751\"")
+    assert!(text.contains("ids = \"0\"") && text.contains(PIN));
+    text.replace("ids = \"0\"", "ids = \"3-9\"")
+}
+
+/// Returns the text of the policy that ships, except that its back end may be in any domain, and
+/// that no domain is pinned, so that peers differ. It has no assertions: some of them would fail.
+pub fn shipped() -> String {
+    let text = pinned().replace("ids = \"3-9\"", "ids = \"0-32751\"").replace(PIN, "");
+    text.split("\n[[assert]]").next().unwrap().to_owned()
 }
 
 /// Returns the shipped policy with `from` replaced by `to`, which must change it.

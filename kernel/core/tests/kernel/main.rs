@@ -9,6 +9,7 @@ mod faults;
 mod grants;
 mod machine;
 mod noninterference;
+mod pins;
 mod placements;
 mod platform;
 mod random;

@@ -96,8 +96,9 @@ pub enum Action {
 
 /// The reason why a request was not carried out.
 ///
-/// [`Policy`](Self::Policy), [`Access`](Self::Access) and [`Quota`](Self::Quota) are refusals: a
-/// rule of the policy or of XenStore denies the request. [`Timeout`](Self::Timeout) is a failure.
+/// [`Policy`](Self::Policy), [`Access`](Self::Access), [`Quota`](Self::Quota) and
+/// [`InUse`](Self::InUse) are refusals: a rule of the policy, of XenStore or of the kernel denies the
+/// request. [`Timeout`](Self::Timeout) is a failure.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum StoreError {
@@ -117,11 +118,14 @@ pub enum StoreError {
     Timeout = 7,
     /// Any other reason.
     Other = 8,
+    /// The node names the peer of a domain set, and it is another one than before, while a port for
+    /// the earlier peer is open, or a page granted to it.
+    InUse = 9,
 }
 
 impl StoreError {
     /// All errors, in the order of their numbers.
-    pub const ALL: [StoreError; 8] = [
+    pub const ALL: [StoreError; 9] = [
         StoreError::NotFound,
         StoreError::Access,
         StoreError::Policy,
@@ -130,6 +134,7 @@ impl StoreError {
         StoreError::Quota,
         StoreError::Timeout,
         StoreError::Other,
+        StoreError::InUse,
     ];
 }
 
@@ -289,7 +294,7 @@ mod tests {
             (&[], 0, Defect::Tag),
             (&[4], 0, Defect::Tag),
             (&[2, 0, 0, 0, 0], 4, Defect::Range),
-            (&[2, 0, 0, 0, 9], 4, Defect::Range),
+            (&[2, 0, 0, 0, 10], 4, Defect::Range),
             (&[1, 0, 0, 0, MAX_VALUE as u8 + 1], 4, Defect::Length),
         ]);
     }

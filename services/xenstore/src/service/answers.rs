@@ -105,11 +105,16 @@ impl<S: System, M: Memory> XenStore<S, M> {
         let error = result.err();
         let mut answer = result.map(|_| Value::new());
         match completion {
-            Completion::Value => {
+            Completion::Value | Completion::Peer(_) => {
                 answer = result.and_then(|header| {
                     let payload = self.inbound.payload(&header).ok_or(StoreError::TooLong)?;
                     Value::try_from(payload).map_err(|_| StoreError::TooLong)
                 });
+                if let (Completion::Peer(pin), Ok(value)) = (completion, &answer)
+                    && !self.pins.set(pin, value)
+                {
+                    answer = Err(StoreError::InUse);
+                }
             }
             Completion::Done => {}
             Completion::Watch(index) => match error {

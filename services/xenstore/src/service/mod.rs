@@ -13,6 +13,7 @@ use cloister_interfaces::{Instant, Memory, Notifications, Server, Service, Syste
 
 use crate::capabilities::{Caps, MAX_CLIENTS};
 use crate::inbound::{Inbound, Progress};
+use crate::pins::{PinIndex, Pins};
 use crate::policy::Rules;
 use crate::ring::Ring;
 use crate::watches::Watches;
@@ -85,6 +86,8 @@ enum Job {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Completion {
     Value,
+    /// The value says which domain of a set is the peer.
+    Peer(PinIndex),
     Done,
     Watch(usize),
     Unwatch(usize),
@@ -109,6 +112,7 @@ pub struct XenStore<S, M> {
     memory: M,
     port: Port<S>,
     rules: Rules,
+    pins: Pins<S>,
     clients: ArrayVec<ClientState<S, M>, MAX_CLIENTS>,
     /// The client whose request is taken next.
     next_client: ClientIndex,
@@ -138,6 +142,7 @@ impl<S: System, M: Memory> XenStore<S, M> {
             memory: caps.xenstore_ring,
             port: caps.xenstore_events,
             rules: Rules::parse(caps.rules),
+            pins: Pins::new(caps.pins, caps.rules),
             clients: caps.store_clients.into_iter().map(client).collect(),
             next_client: ClientIndex(0),
             watches: Watches::new(),

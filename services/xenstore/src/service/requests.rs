@@ -123,7 +123,10 @@ impl<S: System, M: Memory> XenStore<S, M> {
         let job = |completion| Job::Client { client, id, completion };
         match action {
             Action::Read(path) => {
-                self.request(job(Completion::Value), MessageType::Read, transaction, &[path.as_bytes(), b"\0"], now)
+                // In a transaction, a node may have an earlier value.
+                let peer = if transaction == 0 { self.pins.find(&path, &self.own_domid) } else { None };
+                let completion = peer.map_or(Completion::Value, Completion::Peer);
+                self.request(job(completion), MessageType::Read, transaction, &[path.as_bytes(), b"\0"], now)
             }
             Action::List(path) => {
                 self.request(

@@ -122,6 +122,8 @@ where
         xenstore_ring: own.xenstore_ring,
         xenstore_events: own.xenstore_events,
         store_clients: [store_of_control, store_of_netfront].into_iter().collect(),
+        // One program has every right itself: nobody else could pin a domain for it.
+        pins: Default::default(),
         rules: rules::paths(),
     });
     let netfront = cloister_netfront::service(cloister_netfront::Caps {

@@ -56,6 +56,8 @@ const NET: usize = 2;
 /// (`DOMID_FIRST_RESERVED` and on).
 const NO_DOMAINS: [DomId; 5] = [DomId(0x7FF0), DomId(0x7FF1), DomId(0x7FF2), DomId(0x8000), DomId(u16::MAX)];
 const PEER: DomId = DomId(0);
+/// The number of the one request to XenStore that the policy allows.
+const READ_PEER: u16 = u16::MAX;
 
 const fn issue(rule: u8, first: u16, count: u16, peer: DomId) -> RawFields {
     RawFields(1, rule, [first, count, peer.0, 0])
@@ -248,6 +250,13 @@ impl<S: System + 'static, M: Memory + 'static> Role for Caps<S, M> {
 
     fn attempts() -> &'static [RoleAttempt<Self>] {
         &[
+            ("open a channel before the back end is known", |caps| {
+                let breach = opens(&caps.tx_events, &[PEER]);
+                // From here on the peer is pinned, so that later attempts get as far as they can.
+                let request = bytes(&ask(READ_PEER, Verb::Read, "device/vif/0/backend-id"));
+                caps.queues().get(STORE).into_iter().for_each(|queue| queue.send(&request));
+                breach
+            }),
             ("close a channel", |caps| {
                 // Close the channels that earlier attempts left open.
                 let _ = (caps.tx_events.close(), caps.rx_events.close());
@@ -297,6 +306,7 @@ impl<S: System + 'static, M: Memory + 'static> Role for Caps<S, M> {
             },
             STORE => match Stored::from_bytes(reply) {
                 Ok(Stored::Answer { result: Err(StoreError::Policy), .. }) => Err(Outcome::Refused),
+                Ok(Stored::Answer { id: READ_PEER, .. }) => Ok(()),
                 Ok(Stored::Answer { .. }) => Err(Outcome::Breach("XenStore was asked")),
                 Ok(Stored::Changed { .. }) => Err(Outcome::Breach("a watch reported another's node")),
                 Err(_) => Ok(()),

@@ -13,6 +13,7 @@ use cloister_interfaces::grants::{Grants, Reply, Request};
 use cloister_interfaces::queue::{HEAD, SLOTS, TAIL};
 use cloister_interfaces::rules::{ClientGrantRule, ClientIndex, RuleIndex, encode_rules};
 use cloister_interfaces::{Client, Memory, Notifications, PageRun, Service, System};
+use cloister_kernel_core::claims::{Claims, Owner};
 use cloister_kernel_core::memory::{FrameRange, FreeMemory};
 use cloister_kernel_core::placement::{BootRegions, RegionFrame, place_regions};
 use cloister_kernel_core::{Kernel, Outcome, Platform};
@@ -144,6 +145,7 @@ impl Platform for Table {
         None
     }
     fn service_text(&mut self, _: &str, _: ServiceId, _: &[u8]) {}
+    fn discard_text(&mut self, _: ServiceId) {}
     fn log(&mut self, _: core::fmt::Arguments<'_>) {}
     fn open_port(&mut self, _: DomId) -> Option<EvtchnPort> {
         None
@@ -280,7 +282,9 @@ impl World {
         let tables = tables();
         let mut free = FreeMemory::new();
         free.add(FrameRange { start: 0x400, end: 0x1000 });
-        let boot_regions = BootRegions { module: None, command_line: None, xenstore: Some(Gfn(0xF_EFFC)) };
+        let ring = FrameRange { start: 0xF_EFFC, end: 0xF_EFFD };
+        let xenstore = Claims::default().claim(Owner::XenStorePage, ring).expect("the only claim");
+        let boot_regions = BootRegions { xenstore: Some(xenstore), ..BootRegions::default() };
         let placements = place_regions(&tables, &mut free, &boot_regions, 0).expect("room");
         let of_grants = |held: &cloister_caps::tables::Capability| matches!(held.object, Object::Grant(_));
         let held = tables.capabilities().iter().find(of_grants).expect("the rule");

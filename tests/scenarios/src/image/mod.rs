@@ -4,6 +4,7 @@
 mod backend;
 mod programs;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::rc::Rc;
 
@@ -68,17 +69,19 @@ pub fn fused_policy() -> String {
     std::fs::read_to_string(path).expect("tests/guests/fused.toml")
 }
 
-/// The number of the driver domain of [`driver_domain_policy`].
+/// The numbers of the driver domains of [`driver_domain_policy`].
 pub const DRIVER_DOMAIN: u16 = 12;
+/// The other one.
+pub const OTHER_DRIVER_DOMAIN: u16 = 13;
 
-/// Returns the text of the policy that ships, with the back end in a driver domain.
+/// Returns the text of the policy that ships, with the back end in one of two driver domains.
 ///
 /// # Panics
 /// The policy that ships does not have its back end in domain 0.
 #[must_use]
 pub fn driver_domain_policy() -> String {
     let text = shipped_policy();
-    let changed = text.replace("ids = \"0\"", &format!("ids = \"{DRIVER_DOMAIN}\""));
+    let changed = text.replace("ids = \"0\"", &format!("ids = \"{DRIVER_DOMAIN}-{OTHER_DRIVER_DOMAIN}\""));
     assert!(changed != text, "the back end of the policy that ships is not in domain 0");
     changed
 }
@@ -92,6 +95,8 @@ pub struct Image {
     /// The client.
     pub client: Client,
     backend: Backend,
+    /// The back end before the device was given another one.
+    earlier: Option<Backend>,
     store: Xenstored,
     /// `true` if another domain than the guest has used the store.
     store_used: bool,
@@ -130,12 +135,12 @@ impl Image {
         } else {
             programs::install(&machine);
         }
-        if options.policy == driver_domain_policy() {
+        if policy.canonical().contains(&format!("ids = \"{DRIVER_DOMAIN}-{OTHER_DRIVER_DOMAIN}\"")) {
             machine.install("netfront", programs::driver_domain_netfront::make);
         }
         let store = Xenstored::new(machine.region("xenstore-ring"), GUEST);
         let backend = Backend::new(options.backend);
-        Image { machine, policy, client: Client::new(), backend, store, store_used: true }
+        Image { machine, policy, client: Client::new(), backend, earlier: None, store, store_used: true }
     }
 
     /// Returns the XenStore daemon, for changes by the toolstack.
@@ -160,6 +165,31 @@ impl Image {
         self.store_used = true;
         self.backend.end_connection(&self.machine);
         self.backend.netback.destroy(&mut self.store);
+    }
+
+    /// Gives the device a back end in another domain, as the toolstack does: it removes the device
+    /// and creates it again. If the earlier back end keeps its mappings, it does so until
+    /// [`Image::release_earlier`].
+    pub fn move_device(&mut self, domain: u16) {
+        self.remove_device();
+        self.earlier = Some(std::mem::replace(&mut self.backend, Backend::new(domain)));
+        self.create_device();
+    }
+
+    /// Makes the earlier back end end its mappings.
+    pub fn release_earlier(&mut self) {
+        if let Some(mut earlier) = self.earlier.take() {
+            earlier.keeps_mappings = false;
+            earlier.end_connection(&self.machine);
+        }
+    }
+
+    /// Returns the domains that the guest shares a page or an event channel of a service with.
+    #[must_use]
+    pub fn peers(&self) -> BTreeSet<u16> {
+        let xen = self.machine.xen();
+        let granted = xen.grants.active().map(|(_, _, peer, _)| peer.0);
+        granted.chain(xen.events.peers()).collect()
     }
 
     /// Ends the connection at the back end, and announces it.

@@ -1,6 +1,6 @@
 //! Tests back ends that leave, come back, and keep pages that are no longer granted.
 
-use cloister_scenarios::image::{DRIVER_DOMAIN, driver_domain_policy, shipped_policy};
+use cloister_scenarios::image::{DRIVER_DOMAIN, OTHER_DRIVER_DOMAIN, driver_domain_policy, shipped_policy};
 use cloister_scenarios::{Image, Network, Options};
 
 use crate::{assert_no_refusals, serving, site};
@@ -60,8 +60,63 @@ fn a_driver_domain_may_be_the_back_end() {
     assert_no_refusals(&image);
 }
 
-/// Under the policy that ships, only domain 0 is allowed, and under that of a driver domain only
-/// this domain.
+/// Runs until the device is connected, and checks at each step that nothing is shared with two
+/// domains.
+fn connects_with_one_peer_at_a_time(image: &mut Image, seconds: u64) -> bool {
+    image.until(seconds, |image| {
+        let peers = image.peers();
+        assert!(peers.len() <= 1, "shared with {peers:?}\n{}", image.console());
+        connected(image)
+    })
+}
+
+#[test]
+fn a_device_moves_to_another_back_end_that_the_policy_allows() {
+    let options =
+        Options { policy: driver_domain_policy(), backend: DRIVER_DOMAIN, site: site(), ..Options::default() };
+    let mut image = serving(options);
+    for domain in [OTHER_DRIVER_DOMAIN, DRIVER_DOMAIN, OTHER_DRIVER_DOMAIN] {
+        image.move_device(domain);
+        assert!(connects_with_one_peer_at_a_time(&mut image, 60), "{}", image.console());
+        assert_eq!((image.peers(), image.machine.xen().grants.active().count()), ([domain].into(), 258));
+        assert_eq!(image.get("/one").1, b"1");
+    }
+    // The ports and grants were ended before the number was read again.
+    assert!(!image.console().contains("still in use"), "{}", image.console());
+    assert_no_refusals(&image);
+}
+
+#[test]
+fn another_back_end_gets_nothing_while_the_earlier_one_keeps_pages() {
+    let options =
+        Options { policy: driver_domain_policy(), backend: DRIVER_DOMAIN, site: site(), ..Options::default() };
+    let mut image = serving(options);
+    image.keep_mappings(true);
+    image.move_device(OTHER_DRIVER_DOMAIN);
+    let waits = |image: &mut Image| image.console().contains("netfront: backend-id: the device has another back end");
+    assert!(image.until(90, waits), "{}", image.console());
+    assert!(!connects_with_one_peer_at_a_time(&mut image, 120));
+    assert_eq!((image.peers(), image.machine.xen().grants.active().count()), ([DRIVER_DOMAIN].into(), 2));
+    image.release_earlier();
+    assert!(connects_with_one_peer_at_a_time(&mut image, 120), "{}", image.console());
+    assert_eq!((image.peers(), image.get("/one").1.as_slice()), ([OTHER_DRIVER_DOMAIN].into(), &b"1"[..]));
+    assert_no_refusals(&image);
+}
+
+/// The new run knows nothing of the ports and grants that the earlier one has left.
+#[test]
+fn a_device_moves_while_netfront_starts_again() {
+    let policy = driver_domain_policy().replace("restart = { limit = 0,", "restart = { limit = 3,");
+    let mut image = serving(Options { policy, backend: DRIVER_DOMAIN, site: site(), ..Options::default() });
+    image.machine.fault("netfront");
+    image.move_device(OTHER_DRIVER_DOMAIN);
+    assert!(connects_with_one_peer_at_a_time(&mut image, 60), "{}", image.console());
+    assert_eq!((image.peers(), image.get("/one").1.as_slice()), ([OTHER_DRIVER_DOMAIN].into(), &b"1"[..]));
+    assert_no_refusals(&image);
+}
+
+/// Under the policy that ships, only domain 0 is allowed, and under that of driver domains only
+/// those.
 #[test]
 fn a_back_end_in_a_domain_that_the_policy_does_not_name_gets_nothing_and_is_logged() {
     for (policy, backend) in [(shipped_policy(), DRIVER_DOMAIN), (shipped_policy(), 1), (driver_domain_policy(), 0)] {

@@ -1,9 +1,9 @@
-//! Tests a program in place of the web server that attempts what its policy does not allow.
+//! Tests a program in place of a service that attempts what its policy does not allow.
 
 use cloister_caps::tables::Tables;
 use cloister_caps::{Operation, Slot};
 use cloister_interfaces::{Instant, Memory, Notifications, Service, System};
-use cloister_scenarios::image::shipped_policy;
+use cloister_scenarios::image::{DRIVER_DOMAIN, driver_domain_policy, shipped_policy};
 use cloister_scenarios::{Image, Network, Options};
 use cloister_sim::program::{Kernel, SharedRegion};
 
@@ -59,6 +59,38 @@ fn the_other_services_run_on_during_every_attempt() {
     assert_eq!(image.machine.xen().grants.active().count(), 258, "it ended no grant, and made none");
     image.store().set("/local/domain/5/control/shutdown", "poweroff");
     assert!(image.until(30, |image| image.ended().is_some()), "{}", image.console());
+}
+
+/// Tries to open channels with several domains, to have pages granted to them, and to pin them.
+fn try_every_domain() {
+    for slot in 0..70 {
+        for operation in [Operation::PortOpen, Operation::GrantIssue, Operation::DomainPin] {
+            for domain in [0, 1, 5, 11, 12, 13, 14, 32_751] {
+                let _ = Kernel.invoke(Slot(slot), operation, [domain, 0, 0, 0]);
+                let _ = Kernel.invoke(Slot(slot), operation, [0, domain, 0, 0]);
+            }
+        }
+    }
+}
+
+/// The policy allows two domains. Neither xenstore, which nobody asks for the number, has pinned one
+/// of them, nor can who opens the ports or issues the grants.
+#[test]
+fn a_service_in_the_place_of_the_driver_or_the_grant_manager_chooses_no_peer() {
+    for service in ["netfront", "grant-manager"] {
+        let mut image =
+            Image::new(Options { policy: driver_domain_policy(), backend: DRIVER_DOMAIN, ..Options::default() });
+        image.machine.install(service, || Box::new(Intruder { act: try_every_domain, restless: false }));
+        image.until(5, |_| false);
+        if service == "netfront" {
+            assert_eq!(image.peers(), [].into(), "{}", image.console());
+        } else {
+            // The driver has asked: the one domain is that which the toolstack chose.
+            assert!(image.peers().iter().all(|peer| *peer == DRIVER_DOMAIN), "{:?}", image.peers());
+        }
+        assert!(image.machine.kernel().refusals() > 1000, "{}", image.machine.kernel().refusals());
+        assert_eq!(image.ended(), None);
+    }
 }
 
 fn write_what_is_read() {

@@ -131,6 +131,16 @@ impl EventChannels {
         found
     }
 
+    /// Returns the peers of the ports that the guest has allocated and not closed.
+    pub fn peers(&self) -> impl Iterator<Item = u16> {
+        let toolstack = [XENSTORE_PORT.0 as usize, CONSOLE_PORT.0 as usize];
+        let own = self.channels.iter().enumerate().filter(move |(port, _)| !toolstack.contains(port));
+        own.filter_map(|(_, channel)| match channel.link {
+            Link::Unbound(peer) | Link::Bound(peer) => Some(peer),
+            Link::Closed => None,
+        })
+    }
+
     /// Returns the number of ports that the guest has allocated and not closed.
     #[must_use]
     pub fn allocated(&self) -> usize {

@@ -1,7 +1,7 @@
 //! The flows that a policy allows between its services, from its tables alone.
 
-use cloister_caps::ServiceId;
-use cloister_caps::tables::{Access, MAX_SERVICES, Object, Tables};
+use cloister_caps::tables::{Access, MAX_SERVICES, Object, PortPeer, Tables};
+use cloister_caps::{DomainSetId, ServiceId};
 
 /// A set of services, a bit each.
 type Set = u16;
@@ -80,13 +80,38 @@ fn direct(tables: &Tables<'_>, source: ServiceId) -> Set {
     for capability in tables.capabilities().iter().filter(|capability| capability.service == source) {
         set |= match capability.object {
             // A page is cleared when its grant ends.
-            Object::Grant(rule) => mappers(tables.grant(rule).region),
+            Object::Grant(rule) => {
+                let rule = tables.grant(rule);
+                mappers(rule.region) | users(tables, rule.peers)
+            }
+            Object::Domain(domains) => users(tables, domains),
+            Object::Port(rule) => match tables.port(rule).peer {
+                PortPeer::Domains(domains) => users(tables, domains),
+                PortPeer::XenStore => 0,
+            },
             Object::Power => tables.services().ids().fold(0, |set, service| set | bit(service)),
             // The queues and mappings were counted above.
             Object::Sender(_) | Object::Receiver(_) | Object::Region(_) => 0,
             // They read, or what they write leaves the image.
-            Object::Console | Object::Clock | Object::Entropy | Object::Info | Object::Port(_) => 0,
+            Object::Console | Object::Clock | Object::Entropy | Object::Info => 0,
         };
     }
     set
+}
+
+/// Returns the services that pin a domain of a set, or share something with the domain that is pinned
+/// there: what one may do there depends on what the others have done. A set without a pin connects
+/// nobody.
+fn users(tables: &Tables<'_>, domains: DomainSetId) -> Set {
+    if !tables.domain_set(domains).pinned {
+        return 0;
+    }
+    let uses = |object| match object {
+        Object::Domain(pinned) => pinned == domains,
+        Object::Port(rule) => tables.port(rule).peer == PortPeer::Domains(domains),
+        Object::Grant(rule) => tables.grant(rule).peers == domains,
+        _ => false,
+    };
+    let users = tables.capabilities().iter().filter(|capability| uses(capability.object));
+    users.fold(0, |set, capability| set | bit(capability.service))
 }

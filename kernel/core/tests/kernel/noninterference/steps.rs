@@ -170,7 +170,7 @@ impl Run {
             clocks[capability.service] = capability.rights.contains(Operation::ClockNow.right());
         }
         let xenstore =
-            tables.ports().with_ids().filter(|(_, rule)| rule.kind == cloister_caps::tables::PortKind::XenStore);
+            tables.ports().with_ids().filter(|(_, rule)| rule.peer == cloister_caps::tables::PortPeer::XenStore);
         Run {
             ports: xenstore.map(|(id, _)| (id, XENSTORE)).collect(),
             bench,
@@ -347,16 +347,16 @@ impl Run {
 
     /// Adds the lines that a call has put on the console, and the refusals that it has logged.
     fn print(&mut self, service: ServiceId, seen: &mut String) {
-        let (machine, lines) = (&mut self.bench.machine, std::cell::RefCell::new(seen));
+        let (machine, tables) = (&mut self.bench.machine, &self.bench.tables);
         for (writer, text) in machine.text.drain(..) {
             assert_eq!(writer, service);
-            let name = self.bench.tables.service_name(service);
-            self.console.add_text((name, service), &text, machine.time, |line| {
-                let _ = write!(lines.borrow_mut(), " line {line}");
+            self.console.add_text(tables, service, &text, machine.time);
+            self.console.take(tables, machine.time, usize::MAX, |line| {
+                let _ = write!(seen, " line {}", String::from_utf8_lossy(line));
             });
         }
         for line in machine.log.drain(..) {
-            let _ = write!(lines.borrow_mut(), " {line}");
+            let _ = write!(seen, " {line}");
         }
     }
 
