@@ -14,10 +14,6 @@ use crate::workspace::{self, TARGET};
 
 /// The kernel's package and its binary.
 const KERNEL: &str = "cloister-kernel";
-
-/// How readily calls in services are inlined: half as readily as by default (225). It makes the
-/// image 16 KiB smaller.
-const SERVICE_INLINING: &str = "llvm-args=-inline-threshold=100";
 /// The program of the policy that ships in whose place [`Extra::Sink`] puts another, and that
 /// other.
 const SINK: (&str, &str) = ("cloister-http", "cloister-http-with-sink");
@@ -190,7 +186,7 @@ impl Cargo<'_> {
         command.arg("--config").arg(format!("target.{TARGET}.rustflags={:?}", workspace::source_flags()?));
         command.args(["--", "-C", "relocation-model=static", "-C", &format!("link-arg=-T{}", script.display())]);
         if let Some(base) = base {
-            command.args(["-C", &format!("link-arg=--defsym=IMAGE_BASE={base:#x}"), "-C", SERVICE_INLINING]);
+            command.args(["-C", &format!("link-arg=--defsym=IMAGE_BASE={base:#x}")]);
         }
         if let Some(bindings) = bindings {
             command.env("CLOISTER_CAPABILITIES", bindings);
