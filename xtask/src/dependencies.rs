@@ -275,7 +275,7 @@ mod tests {
             assert_eq!(defects(&[locked_of("a", "MIT", source)]), [Defect::Source(source.to_owned())]);
         }
         let unchecked = Locked { has_checksum: false, ..locked_of("a", "MIT", CRATES_IO) };
-        assert_eq!(defects(&[unchecked.clone()]), [Defect::NoChecksum]);
+        assert_eq!(defects(std::slice::from_ref(&unchecked)), [Defect::NoChecksum]);
         assert_eq!(defects(&[Locked { source: None, ..unchecked }]), [], "one of ours");
     }
 

@@ -171,6 +171,17 @@ fn an_address_that_replaces_its_own_does_not_use_up_what_is_kept() {
 }
 
 #[test]
+fn an_address_that_replaces_its_own_opens_one_connection_at_a_time() {
+    let (mut shared, heavy) = (Shared::new(), far(1));
+    while shared.open(heavy) {}
+    shared.bench.pass(4000);
+    let (port, answer) = shared.syn(heavy);
+    assert!((0..9).all(|_| shared.syn(heavy).1.is_none()));
+    assert!(shared.complete(heavy, port, &answer.expect("the first is answered")));
+    assert!(shared.syn(heavy).1.is_some(), "the next one follows");
+}
+
+#[test]
 fn addresses_with_one_connection_each_get_all_of_them() {
     let mut shared = Shared::new();
     assert!((0..ALL as u16).all(|number| shared.open(far(number))));

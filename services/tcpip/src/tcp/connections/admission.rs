@@ -41,9 +41,11 @@ impl Connections {
             return Some(());
         }
         let number = self.sources.find(source);
-        let held = self.sources.held(source) as usize + self.half_open_of(source);
+        let own_half_open = self.half_open_of(source);
+        let held = usize::from(self.sources.held(source)) + own_half_open;
         if held > 0 {
-            self.giving_way(number, held + 1, self.reserve, now)?;
+            // An address that replaces its own opens one connection at a time.
+            self.giving_way(number, held + 1, self.reserve + own_half_open, now)?;
         }
         if self.all_free() == half_open {
             self.drop_half_open(source);
