@@ -144,8 +144,8 @@ fn predictions_of_returns_are_filled_by_32_calls_and_the_stack_is_left_as_it_was
     let (before, after): (u64, u64);
     // SAFETY: it keeps to the calling convention. What would make it not return fails this test.
     unsafe {
-        std::arch::asm!("mov {before}, rsp", "call {fill}", "mov {after}, rsp", before = out(reg) before,
-            after = out(reg) after, fill = sym fill_return_predictions, clobber_abi("C"));
+        std::arch::asm!("mov r12, rsp", "call {fill}", "mov r13, rsp", out("r12") before, out("r13") after,
+            fill = sym fill_return_predictions, clobber_abi("C"));
     }
     assert_eq!(before, after);
 }
