@@ -13,6 +13,7 @@ use std::process::{Command, Stdio};
 use thiserror::Error;
 
 #[path = "../../../services/grant-manager/src/pages.rs"]
+#[expect(clippy::new_without_default, reason = "it is public here alone")]
 pub mod manager_pages;
 
 /// The longest time that z3 may take for one theorem, in s.

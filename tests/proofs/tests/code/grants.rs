@@ -115,7 +115,7 @@ fn ranges_are_those_of_the_theorems() {
     let (mut random, mut terms) = (Random(seed() ^ 0x30), Vec::new());
     let fresh = Bench::new("0-32751");
     let first_ref = fresh.tables.grant(fresh.rule().0).first_ref;
-    assert!(first_ref % 64 != 0, "the references begin within a word");
+    assert!(!first_ref.is_multiple_of(64), "the references begin within a word");
     let [count, of_rule] = [PAGES, first_ref].map(|value| bits(value.into(), 32));
     for _ in 0..1_500 {
         let (page, further) = (number(&mut random, PAGES.into()), number(&mut random, PAGES.into()));

@@ -33,12 +33,11 @@ impl Flows {
     pub fn from(tables: &Tables<'_>, source: ServiceId, relays: Relays) -> Flows {
         let all: Vec<ServiceId> = tables.services().ids().collect();
         let mut reached = bit(source) | direct(tables, source);
-        let more = |set: Set| all.iter().filter(move |service| set & bit(**service) != 0);
-        while relays == Relays::Acting {
-            let next = more(reached).fold(reached, |set, service| set | direct(tables, *service));
-            if next == reached {
-                break;
-            }
+        let mut more = relays == Relays::Acting;
+        while more {
+            let from = all.iter().filter(|service| reached & bit(**service) != 0);
+            let next = from.fold(reached, |set, service| set | direct(tables, *service));
+            more = next != reached;
             reached = next;
         }
         Flows { all, reached }
