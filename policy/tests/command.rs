@@ -127,7 +127,7 @@ fn a_difference_in_the_ids_of_a_domain_names_the_whole_range() {
     ] {
         std::fs::write(&path, shipped.replacen("ids = \"0\"", &format!("ids = \"{ids}\""), 1)).unwrap();
         let text = stdout(&run(&["diff", "default.toml", path_text]));
-        let found: Vec<&str> = text.lines().filter(|line| line.contains(": what ")).collect();
+        let found: Vec<&str> = text.lines().filter(|line| line.contains(": what domain:")).collect();
         assert_eq!(found, subjects, "{text}");
         // Questions are about one domain, and the policy answers them.
         assert!(text.contains("new: can domain:1 read rings? yes, 2 pages"), "{text}");

@@ -143,7 +143,7 @@ fn a_record_with_an_unknown_value_is_refused() {
     assert_eq!(Tables::parse(&bytes).err(), Some(TableError::Record("capability", 0)), "a right that does not exist");
     for (at, byte) in [(0, 2), (2, 0x80)] {
         let mut bytes = good.clone();
-        bytes[start(10) + at] = byte;
+        bytes[start(11) + at] = byte;
         assert_eq!(Tables::parse(&bytes).err(), Some(TableError::Record("image", 0)), "no isolation or weakness");
     }
 }

@@ -11,7 +11,7 @@ use arrayvec::ArrayVec;
 use cloister_caps::PAGE_SIZE;
 use cloister_caps::xen::start_info::{self as xen, INIT_DOMAIN, MAGIC, MEMMAP_TYPE_RAM};
 
-use crate::claims::Owner;
+use crate::owner::Owner;
 
 /// Bytes of a start info of version 0.
 const SIZE_OF_VERSION_0: usize = offset_of!(xen::StartInfo, memmap_paddr);

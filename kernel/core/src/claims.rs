@@ -13,6 +13,7 @@ use core::fmt;
 use crate::boot::{BootError, IDENTITY_MAP_END, MapEntry, StartInfo};
 use crate::grant_frames;
 use crate::memory::{FrameRange, FreeMemory};
+pub use crate::owner::Owner;
 
 /// The largest number of claims. Claims of one owner that follow each other count once, so an image
 /// that was packed as usual makes three.
@@ -25,72 +26,6 @@ const LOCAL_APIC: u64 = 0xF_EE00;
 const HOLES: [u64; 3] = [0xF_0000, 0xF_D000, 0xE_0000];
 /// The frames of Xen's shared pages: the shared info, and after it the grant table.
 pub const SHARED_PAGES: u64 = 1 + grant_frames::MAX_FRAMES as u64;
-
-/// Names what a frame is for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Owner {
-    /// The kernel: code, data and stacks.
-    Kernel,
-    /// The capability tables.
-    Tables,
-    /// The services' programs, as the image has them.
-    Programs,
-    /// Data regions of the image.
-    ImageData,
-    /// The registers of the local APIC.
-    LocalApic,
-    /// The start info.
-    StartInfo,
-    /// The list of boot modules.
-    ModuleList,
-    /// The memory map.
-    MemoryMap,
-    /// The command line.
-    CommandLine,
-    /// The boot module.
-    Module,
-    /// The page of the XenStore ring.
-    XenStorePage,
-    /// The page of the console ring.
-    ConsolePage,
-    /// The shared info and the grant table.
-    SharedPages,
-}
-
-impl Owner {
-    /// Returns `true` if owners may have bytes in one page.
-    ///
-    /// The toolstack puts the boot data next to each other, and the kernel reads each part once.
-    /// Constants of the image are for `verify` to compare with each other: nobody writes them.
-    fn shares_pages_with(self, other: Owner) -> bool {
-        let constant = matches!(self, Owner::Programs | Owner::ImageData);
-        self.is_boot_data() && other.is_boot_data() || constant && self == other
-    }
-
-    fn is_boot_data(self) -> bool {
-        matches!(self, Owner::StartInfo | Owner::ModuleList | Owner::MemoryMap | Owner::CommandLine)
-    }
-}
-
-impl fmt::Display for Owner {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Owner::Kernel => "the kernel",
-            Owner::Tables => "the capability tables",
-            Owner::Programs => "the services' programs",
-            Owner::ImageData => "data of the image",
-            Owner::LocalApic => "the local APIC",
-            Owner::StartInfo => "the start info",
-            Owner::ModuleList => "the module list",
-            Owner::MemoryMap => "the memory map",
-            Owner::CommandLine => "the command line",
-            Owner::Module => "the boot module",
-            Owner::XenStorePage => "the XenStore page",
-            Owner::ConsolePage => "the console page",
-            Owner::SharedPages => "Xen's shared pages",
-        })
-    }
-}
 
 /// Names frames and their owner.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -20,6 +20,7 @@ pub mod events;
 pub mod grant_frames;
 pub mod kernel;
 pub mod memory;
+mod owner;
 pub mod placement;
 mod platform;
 pub mod refusal;

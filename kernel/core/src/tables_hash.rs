@@ -2,6 +2,8 @@
 //!
 //! At boot it would take a third of the time to the first frame. Then nobody reads the log yet.
 
+use core::fmt;
+
 use cloister_caps::tables::Tables;
 
 use crate::sha256::{BLOCK, Sha256};
@@ -61,6 +63,16 @@ impl<'t> TablesHash<'t> {
         }
         self.due = u64::MAX;
         Step::Last(core::mem::take(&mut self.hash).finish(self.rest, self.length))
+    }
+}
+
+/// Formats a hash in hexadecimal.
+#[derive(Clone, Copy, Debug)]
+pub struct Hex(pub [u8; 32]);
+
+impl fmt::Display for Hex {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
 

@@ -17,7 +17,7 @@ use cloister_kernel_core::placement::{
     BootRegions, PAGES_PER_LARGE, PlacementError, Placements, page_table_reserve, place_regions,
 };
 use cloister_kernel_core::speculation::{Speculation, Unmet};
-use cloister_kernel_core::tables_hash::TablesHash;
+use cloister_kernel_core::tables_hash::{Hex, TablesHash};
 use cloister_kernel_core::{Costs, Kernel};
 
 use crate::fatal::fatal;
@@ -334,15 +334,6 @@ fn print_version(xen: Xen, memory: u64) -> Result<(), Failure> {
         memory / 1024
     ));
     Ok(())
-}
-
-/// Formats a hash in hexadecimal.
-pub struct Hex(pub [u8; 32]);
-
-impl fmt::Display for Hex {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
 }
 
 /// Prints the policy's hash, the size of the tables, and the protections that are on.

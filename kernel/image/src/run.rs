@@ -5,10 +5,9 @@ use cloister_kernel_core::events::take_events;
 use cloister_kernel_core::run_loop::{self, Cause, Entry, Processor};
 use cloister_kernel_core::schedule::{Alarm, Next};
 use cloister_kernel_core::speculation::Barriers;
-use cloister_kernel_core::tables_hash::{Step, TablesHash};
+use cloister_kernel_core::tables_hash::{Hex, Step, TablesHash};
 use cloister_kernel_core::{FaultAction, Kernel, Outcome, Platform};
 
-use crate::boot::Hex;
 use crate::count::{self, Count, count};
 use crate::fatal::fatal;
 use crate::global::Global;

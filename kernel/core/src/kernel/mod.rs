@@ -11,7 +11,7 @@ mod regions;
 mod revoke;
 mod time;
 
-use cloister_caps::abi::{CONSOLE_CHUNK, SYSTEM_CALL_INVOKE, SYSTEM_CALL_WAIT};
+use cloister_caps::abi::{CONSOLE_CHUNK, NO_DEADLINE, SYSTEM_CALL_INVOKE, SYSTEM_CALL_WAIT};
 use cloister_caps::tables::{
     AfterLimit, Capability, Object, PerDomainSet, PerPortRule, PerRegion, PerService, PortRuleSet, Tables,
 };
@@ -135,7 +135,7 @@ impl<'t> Kernel<'t> {
             clock_slots,
             granted: References::new([0; _]),
             mapped: References::new([0; _]),
-            retry_at: revoke::NEVER,
+            retry_at: NO_DEADLINE,
             pins: PerDomainSet::new([None; _]),
             refusals: 0,
             refusals_of: PerService::new([0; _]),

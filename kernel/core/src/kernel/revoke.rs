@@ -1,6 +1,7 @@
 //! Takes back what a service holds: all of it when the service is stopped, and what is left of its
 //! run when it restarts.
 
+use cloister_caps::abi::NO_DEADLINE;
 use cloister_caps::tables::{Object, PortPeer, PortRuleSet};
 use cloister_caps::{GrantRuleId, ServiceId, Status};
 
@@ -11,8 +12,6 @@ use crate::schedule::State;
 
 /// The shortest time in ns between two attempts to end the grants of stopped services.
 const RETRY: u64 = 1_000_000_000;
-/// The time of the next attempt when there is nothing to end.
-pub(super) const NEVER: u64 = u64::MAX;
 
 impl Kernel<'_> {
     /// Ends the run of a service that is restarted. What the policy gives the service stays: open
@@ -117,7 +116,7 @@ impl Kernel<'_> {
                 in_use += self.end_grants(platform, service);
             }
         }
-        self.retry_at = if in_use > 0 { platform.now().saturating_add(RETRY) } else { NEVER };
+        self.retry_at = if in_use > 0 { platform.now().saturating_add(RETRY) } else { NO_DEADLINE };
         if in_use == 0 {
             platform.log(format_args!("stopped: peers use no page of a stopped service any more"));
         }

@@ -292,7 +292,9 @@ impl Run {
         self.faults[service.index()] += 1;
         let action = self.bench.kernel.fault(&mut self.bench.machine, service);
         assert_ne!(action, FaultAction::StopImage);
-        self.views[service.index()].add(format!("{action:?}"));
+        let mut seen = format!("{action:?}");
+        self.print(service, &mut seen);
+        self.views[service.index()].add(seen);
     }
 
     /// Writes text, if the service has a console.
