@@ -30,10 +30,8 @@ impl Counts {
     pub fn new(count: usize) -> Option<Self> {
         let mut rows = Vec::new();
         rows.try_reserve_exact(count).ok()?;
-        rows.resize(count.min(usize::from(u16::MAX)), Row { count: 0, position: 0, holder: 0, larger: 0 });
-        for (row, number) in rows.iter_mut().zip(0..) {
-            (row.position, row.holder) = (number, number);
-        }
+        let numbers = (0..u16::MAX).take(count);
+        rows.extend(numbers.map(|number| Row { count: 0, position: number, holder: number, larger: 0 }));
         Some(Counts(rows))
     }
 
