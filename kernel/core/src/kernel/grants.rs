@@ -121,6 +121,7 @@ pub(super) fn bits_of(references: &RangeInclusive<u32>) -> impl Iterator<Item = 
     let (first, last) = (*references.start(), *references.end());
     (first / 64..=last / 64).map(move |word| {
         let (low, high) = (first.saturating_sub(word * 64), (last - word * 64).min(63));
-        (u64::from(word), u64::MAX << low & u64::MAX >> (63 - high))
+        // Both are below 64. A check of that would be a branch on what a service has chosen.
+        (u64::from(word), u64::MAX.wrapping_shl(low) & u64::MAX.wrapping_shr(63 - high))
     })
 }
