@@ -185,19 +185,20 @@ upcall_entry:
     push 0xF3
     jmp save
 1:  push rax
+    push rcx
     lea rax, [rip + relocated_page + IDLE_OVER]
+    lea rcx, [rip + hypercall_page + IDLE_OVER]
     cmp byte ptr [rip + WAY], WAY_RELOCATED_VMMCALL
-    jae 2f
-    lea rax, [rip + hypercall_page + IDLE_OVER]
-2:  cmp [rsp + 8], rax
-    je 3f
-    dec rax                     # `hlt` has one byte
-    cmp [rsp + 8], rax
-    jne 4f
-    inc rax
-    mov [rsp + 8], rax
-3:  and qword ptr [rsp + 24], ~0x200
-4:  pop rax
+    cmovb rax, rcx
+    mov rcx, [rsp + 16]
+    sub rcx, rax                # -1 before `hlt`, which has one byte, and 0 after it
+    inc rcx
+    cmp rcx, 1
+    ja 2f
+    mov [rsp + 16], rax
+    and qword ptr [rsp + 32], ~0x200
+2:  pop rcx
+    pop rax
     iretq
 
 # Handles a non-maskable interrupt: sets a flag that the kernel reads when it is next entered.
