@@ -4,7 +4,7 @@ use crate::authority::paths::{covers, may_cover};
 use crate::diagnostic::{Diagnostic, Log};
 use crate::model::{PathRight, Pin, Policy};
 
-/// The largest number of pins: the XenStore service has room for so many.
+/// The largest number of pins. The XenStore service has room for no more.
 const MAX_PINS: usize = 4;
 
 pub(super) fn check(policy: &Policy, log: &mut Log) {

@@ -25,8 +25,8 @@ impl Key {
     }
 }
 
-/// Whom connections count for: the peer's IPv4 address. Of an IPv6 address it would be the first 64
-/// bits, because one host has all addresses with them.
+/// The address that connections are counted by: the peer's IPv4 address. Of an IPv6 address it would
+/// be the first 64 bits, because one host has all addresses with them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Source(Key);
 

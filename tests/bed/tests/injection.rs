@@ -35,7 +35,7 @@ const FAULTS: [u64; 4] = [0, 6, 13, 14];
 /// Offsets in the hypercall page (`kernel/image/src/entry.s`): `vmmcall`, and the code that sleeps.
 const HYPERCALL: u64 = 0;
 const IDLE: u64 = 8;
-/// One of so many instructions is taken from the kernel's functions and from a service's.
+/// The distance, in instructions, between those that are sampled of the kernel and of a service.
 const KERNEL_SAMPLE: usize = 100;
 const SERVICE_SAMPLE: usize = 300;
 /// The number of sampled instructions that the self-test must come to: half of those that it came to

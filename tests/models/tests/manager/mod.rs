@@ -68,7 +68,7 @@ pub enum Action {
     Run,
     /// Time passes to the manager's deadline, and it runs.
     Tick,
-    /// The manager crashes and starts anew: right after its n-th call for a grant of this pass, or
+    /// The manager crashes and restarts: right after its n-th call for a grant of this pass, or
     /// between two passes.
     Crash(u8),
     Map(u16),
@@ -422,7 +422,7 @@ impl World {
     }
 }
 
-/// Starts the manager, anew if there was one, over the queues as they are.
+/// Starts or restarts the manager, over the queues as they are.
 fn start(
     machine: &Rc<RefCell<Machine>>,
     memory: &ChannelMemory,

@@ -1,5 +1,7 @@
 //! The world around the handshake: nodes of XenStore, grants, and the back end.
 
+mod ask;
+
 use std::collections::VecDeque;
 use std::hash::{Hash, Hasher};
 
@@ -7,9 +9,11 @@ use cloister_caps::{EvtchnPort, GrantRef};
 use cloister_interfaces::Instant;
 use cloister_interfaces::grants::{Reply, Request};
 use cloister_interfaces::rules::GrantPermission;
-use cloister_interfaces::store::{self, StoreError, Value};
+use cloister_interfaces::store::{StoreError, Value};
 use cloister_models::{latest, untimed};
 use cloister_netfront::handshake::{BACKEND_TOKEN, Command, DEVICE_TOKEN, Handshake};
+
+use ask::Ask;
 
 pub const RESET: &str = "the rings were reset while they were mapped or granted";
 pub const UNGRANTED: &str = "pages were used or published that are not granted";
@@ -82,18 +86,6 @@ enum Pending {
     Asked(Ask),
     /// The back end's state was read. It may change before the answer comes.
     Read(Node),
-}
-
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-enum Ask {
-    ReadState,
-    Read(String),
-    Write(String, String),
-    Watch(u16),
-    Unwatch(u16),
-    Begin,
-    Commit,
-    Abort,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -385,7 +377,7 @@ impl World {
         self.rest.fired[1] |= self.rest.watched[1];
     }
 
-    /// The toolstack makes the device anew.
+    /// The toolstack makes the device again.
     fn recreate(&mut self) {
         (self.rest.front, self.rest.published) = (1, false);
         self.set_back(Node::State(1));
@@ -581,28 +573,6 @@ impl World {
         }
         if self.rest.fault != Some(Fault::BackEndKeepsPages) {
             self.rest.mapped = [false; 3];
-        }
-    }
-}
-
-impl Ask {
-    fn of(action: &store::Action) -> Ask {
-        let token = |token: &u16| *token;
-        match action {
-            store::Action::Read(path) if path.ends_with("/0/state") && !path.starts_with("device") => Ask::ReadState,
-            store::Action::Read(path) if path.starts_with("device") => Ask::Read(path.to_string()),
-            store::Action::Read(path) => {
-                Ask::Read(path.rsplit_once("/vif/7/").map_or_else(String::new, |(_, name)| name.to_owned()))
-            }
-            store::Action::Write(path, bytes) => {
-                Ask::Write(path.to_string(), String::from_utf8_lossy(bytes).into_owned())
-            }
-            store::Action::Watch(_, of) => Ask::Watch(token(of)),
-            store::Action::Unwatch(_, of) => Ask::Unwatch(token(of)),
-            store::Action::Begin => Ask::Begin,
-            store::Action::Commit => Ask::Commit,
-            store::Action::Abort => Ask::Abort,
-            other => panic!("the policy does not allow {other:?}"),
         }
     }
 }
