@@ -29,6 +29,7 @@ mod bindings;
 mod canonical;
 mod check;
 mod checked;
+mod claim;
 mod diagnostic;
 mod diff;
 mod emit;
@@ -57,7 +58,7 @@ extern crate self as cloister_policy;
 
 pub use checked::{Checked, load, parse};
 pub use diagnostic::{Finding, Related, Report};
-pub use diff::{Change, Class, Difference, Witness, diff};
+pub use diff::{Asserted, Assertions, Broken, Change, Class, Difference, Replaced, Reworded, Witness, diff};
 pub use explain::{Answer, Explanation, Unclear};
 pub use format::{format, format_file};
 pub use graph::Graph;

@@ -54,6 +54,85 @@ fn questions(policy: &Sound) -> BTreeSet<(String, String)> {
     subjects(policy).iter().flat_map(of).collect()
 }
 
+/// The answer to a question as two policies can be compared by it: a fraction, and the number of
+/// services that are asked.
+struct Comparable {
+    part: u64,
+    whole: u64,
+    asks: usize,
+}
+
+impl Comparable {
+    fn of(policy: &Sound, shape: &random::Shape, question: &str) -> Comparable {
+        let answers = policy.explain(question).map(|explanation| explanation.answers).unwrap_or_default();
+        let held = answers.iter().filter(|answer| answer.holds);
+        let asks = |answer: &Answer| answer.path.iter().filter(|step| step.rule.starts_with("queues.")).count();
+        let best = held.max_by_key(|answer| (answer.amount, std::cmp::Reverse(asks(answer))));
+        let weights = shape.regions.iter().filter(|region| region.0 == 0).map(|region| u64::from(region.1)).sum();
+        Comparable {
+            part: best.map_or(0, |answer| answer.amount),
+            whole: if question.ends_with(".weigh") { weights } else { 1 },
+            asks: best.map_or(0, asks),
+        }
+    }
+
+    fn exceeds(&self, other: &Comparable) -> bool {
+        let (one, other_part) = (self.part * other.whole.max(1), other.part * self.whole.max(1));
+        one > other_part || self.part > 0 && other.part > 0 && self.asks < other.asks
+    }
+}
+
+/// Returns the depth of each queue, by client, server and interface.
+fn queues_of(text: &str) -> BTreeMap<[String; 3], u64> {
+    let blocks = text.split("[queues.").skip(1);
+    let of = |block: &str| {
+        let value = |key: &str| {
+            let line = block.lines().find(|line| line.starts_with(key)).unwrap();
+            line.split(" = ").nth(1).unwrap().trim_matches('"').to_owned()
+        };
+        (["from", "to", "interface"].map(value), value("depth").parse().unwrap())
+    };
+    blocks.map(of).collect()
+}
+
+/// Checks that what a witness says of a policy is true: the answer to the question, or that the
+/// policy does not have the thing.
+fn is_true(policy: &Sound, question: &Option<String>, said: u64, words: &str) -> Result<(), TestCaseError> {
+    if let Some(question) = question {
+        prop_assert_eq!(amount(policy, question), said, "{}", words);
+        prop_assert_eq!(said > 0, words.starts_with(&format!("{question}? yes")), "{}", words);
+        return Ok(());
+    }
+    let text = policy.canonical();
+    let word = |after: &str| words.split(after).nth(1).map(|rest| rest.split(' ').next().unwrap().to_owned());
+    if let Some(interface) = word("no queue of the interface ") {
+        let ends = [word(" from ").unwrap(), word(" to ").unwrap(), interface];
+        prop_assert!(!queues_of(text).contains_key(&ends), "{}", words);
+    } else if let Some(service) = word("no service ") {
+        prop_assert!(!text.contains(&format!("[services.{service}]")), "{}", words);
+    } else if let Some((region, _)) = words.split_once(" is not granted") {
+        prop_assert!(!text.contains(&format!("region = \"{}\"", region.trim_start_matches("region:"))), "{}", words);
+    } else if let Some((one, other)) = words.split_once(", and ") {
+        for half in [one.replace(" has priority", ""), other.to_owned()] {
+            let (service, priority) = half.split_once(' ').unwrap();
+            let block = text.split(&format!("[services.{service}]")).nth(1).unwrap();
+            prop_assert!(
+                block.split("\n\n").next().unwrap().contains(&format!("priority = {priority}\n")),
+                "{}",
+                words
+            );
+        }
+    } else if words.starts_with("when ") {
+        let block = text.split(&format!("[services.{}]", word("when ").unwrap())).nth(1).unwrap();
+        let stops = words.ends_with("the image stops");
+        let then = if stops { "then = \"stop-image\"" } else { "then = \"stop-service\"" };
+        prop_assert!(block.split("\n\n").next().unwrap().contains(then), "{}", words);
+    } else {
+        prop_assert!(words.starts_with("there is no such "), "{}", words);
+    }
+    Ok(())
+}
+
 /// Returns the text with other names. A name is delimited by characters other than letters and
 /// digits.
 fn translated(text: &str, names: &BTreeMap<String, String>) -> String {
@@ -105,11 +184,12 @@ proptest! {
         }
     }
 
-    /// Some question has a larger answer if and only if the difference is a widening, and some
-    /// question has a smaller one if and only if it is a narrowing.
+    /// The difference is a widening if and only if some question has a larger answer, or one with
+    /// fewer services to ask, or a service goes before more others, or the image runs on without
+    /// one; and a narrowing if and only if the opposite is true of something.
     #[test]
-    fn a_widening_is_a_question_with_a_larger_answer((old, new) in pair()) {
-        let (old, new) = (sound(&old.plain()), sound(&new.plain()));
+    fn a_widening_is_a_question_with_a_larger_answer((one, other) in pair()) {
+        let (old, new) = (sound(&one.plain()), sound(&other.plain()));
         let difference = diff(&old, &new);
         let forth: BTreeMap<String, String> =
             difference.renamed.iter().map(|(_, old, new)| (old.clone(), new.clone())).collect();
@@ -126,16 +206,58 @@ proptest! {
             (question.clone(), translated(&question, &back))
         }));
         let (mut wider, mut narrower) = (None, None);
-        for (in_new, in_old) in &asked {
-            let (before, after) = (amount(&old, in_old), amount(&new, in_new));
-            if after > before {
-                wider = Some(in_new);
+        // Priorities count by their order only, and queues by their ends.
+        let by_ends = |question: &str| question.ends_with(".request") || question.ends_with(".reply");
+        for (in_new, in_old) in asked.iter().filter(|(question, _)| !question.ends_with(" self.precede")) {
+            if by_ends(in_new) || by_ends(in_old) {
+                continue;
             }
-            if after < before {
-                narrower = Some(in_old);
+            let (before, after) = (Comparable::of(&old, &one, in_old), Comparable::of(&new, &other, in_new));
+            if after.exceeds(&before) {
+                wider = Some(in_new.clone());
+            }
+            if before.exceeds(&after) {
+                narrower = Some(in_old.clone());
             }
         }
-        let expected = match (wider, narrower) {
+        let renamed = |number: usize| {
+            let name = format!("s{number}");
+            forth.get(&name).cloned().unwrap_or(name)[1..].parse::<usize>().unwrap()
+        };
+        let pairs: Vec<_> =
+            one.services.iter().enumerate().filter_map(|(s, old)| Some((old, other.services.get(renamed(s))?))).collect();
+        for (before, after) in &pairs {
+            for (other_before, other_after) in &pairs {
+                let change = after.0.cmp(&other_after.0).cmp(&before.0.cmp(&other_before.0));
+                if change.is_gt() {
+                    wider = Some("order".into());
+                }
+                if change.is_lt() {
+                    narrower = Some("order".into());
+                }
+            }
+            if before.4 && !after.4 {
+                wider = Some("runs on".into());
+            }
+            if !before.4 && after.4 {
+                narrower = Some("runs on".into());
+            }
+        }
+        let queues = |shape: &random::Shape, forth: &BTreeMap<String, String>| -> BTreeMap<[String; 3], u64> {
+            let found = queues_of(&shape.plain()).into_iter();
+            found.map(|([from, to, name], depth)| ([translated(&from, forth), translated(&to, forth), name], depth)).collect()
+        };
+        let (before, after) = (queues(&one, &forth), queues(&other, &BTreeMap::new()));
+        let more = |one: &BTreeMap<[String; 3], u64>, other: &BTreeMap<[String; 3], u64>| {
+            one.iter().any(|(ends, depth)| other.get(ends).is_none_or(|other| depth > other))
+        };
+        if more(&after, &before) {
+            wider = Some("queues".into());
+        }
+        if more(&before, &after) {
+            narrower = Some("queues".into());
+        }
+        let expected = match (&wider, &narrower) {
             (None, None) => Class::Equivalent,
             (Some(_), None) => Class::Widening,
             (None, Some(_)) => Class::Narrowing,
@@ -143,13 +265,9 @@ proptest! {
         };
         prop_assert_eq!(difference.class, expected, "wider {:?} narrower {:?}\n{}", wider, narrower, difference);
         for change in &difference.changes {
-            let witness = &change.witness;
-            let ask = |policy: &Sound, question: &Option<String>| {
-                question.as_ref().map_or(0, |question| amount(policy, question))
-            };
-            let (before, after) = (ask(&old, &witness.old_question), ask(&new, &witness.new_question));
-            prop_assert_eq!((before, after), (witness.old_amount, witness.new_amount), "{:?}", change);
-            prop_assert_eq!(after > before, change.class == Class::Widening);
+            is_true(&old, &change.witness.old_question, change.witness.old_amount, &change.witness.old)?;
+            is_true(&new, &change.witness.new_question, change.witness.new_amount, &change.witness.new)?;
+            prop_assert_ne!(&change.witness.old, &change.witness.new, "{:?}", change);
         }
     }
 
@@ -288,13 +406,18 @@ fn the_largest_hardening_and_its_undoing_are_classed() {
         ("access = \"read\"\npages = 128", "access = \"read-write\"\npages = 128", Class::Widening),
         ("clock = [\"now\", \"wall\"]", "clock = [\"now\"]", Class::Narrowing),
         ("ids = \"0\"", "ids = \"0-32751\"", Class::Widening),
+        ("share = 9", "share = 10", Class::Incomparable),
+        ("share = 40", "share = 41", Class::Incomparable),
+        ("priority = 20", "priority = 21", Class::Equivalent),
+        ("priority = 20", "priority = 35", Class::Incomparable),
+        ("priority = 20", "priority = 30", Class::Incomparable),
         // netfront and the grant manager may choose the peer, and xenstore may not.
         ("pin = { by = \"xenstore\", node = \"device/vif/0/backend-id\" }\n", "", Class::Incomparable),
         ("\"control/shutdown\" = [", "\"control\" = [", Class::Widening),
         ("\"error/device/vif/0/error\" = [\"write\"]", "\"error\" = [\"write\"]", Class::Widening),
         ("depth = 1024", "depth = 512", Class::Narrowing),
         ("limit = 0", "limit = 1", Class::Widening),
-        ("then = \"stop-image\"", "then = \"stop-service\"", Class::Narrowing),
+        ("then = \"stop-image\"", "then = \"stop-service\"", Class::Incomparable),
         ("budget_us = 7000, period_us = 10000", "budget_us = 8000, period_us = 20000", Class::Incomparable),
         ("program = \"cloister-http\"", "program = \"cloister-http2\"", Class::Incomparable),
         ("name = \"cloister\"", "name = \"other\"", Class::Equivalent),

@@ -29,7 +29,7 @@ pub enum FailOn {
     Widening,
     /// A right less
     Narrowing,
-    /// An assertion less
+    /// An assertion less, a weaker one, or one that the new policy fails
     Assertions,
 }
 
@@ -55,6 +55,6 @@ fn happened(kind: FailOn, difference: &Difference) -> bool {
     match kind {
         FailOn::Widening => matches!(difference.class, Class::Widening | Class::Incomparable),
         FailOn::Narrowing => matches!(difference.class, Class::Narrowing | Class::Incomparable),
-        FailOn::Assertions => !difference.assertions_dropped.is_empty(),
+        FailOn::Assertions => !difference.assertions.dropped.is_empty() || !difference.assertions.broken.is_empty(),
     }
 }

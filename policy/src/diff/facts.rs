@@ -1,10 +1,11 @@
 //! A policy's rights in terms that two policies have in common.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::matching::Numbers;
-use crate::authority::closure::closure;
-use crate::authority::{Object, Op, Right, Subject, paths};
+use crate::authority::{Object, Op, Right, Rule, Subject, paths};
+use crate::model::Source;
 use crate::sound::Sound;
 
 /// A subject.
@@ -37,8 +38,88 @@ pub(super) enum ObjectKey {
 /// A right, by subject, object and operation.
 pub(super) type Key = (SubjectKey, ObjectKey, Op);
 
+/// An amount, exactly: a number, or a part of a whole.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Amount {
+    part: u64,
+    /// 1 for a number; never 0.
+    whole: u64,
+}
+
+impl Amount {
+    fn new(part: u64, whole: u64) -> Amount {
+        Amount { part, whole: whole.max(1) }
+    }
+
+    /// Returns the amount as `part of whole`, if it is a fraction.
+    pub(super) fn fraction(self) -> Option<String> {
+        (self.whole > 1).then(|| format!("{} of {}", self.part, self.whole))
+    }
+
+    /// Returns the amount in percent of the whole.
+    pub(super) fn percent(self) -> f64 {
+        self.part as f64 * 100.0 / self.whole as f64
+    }
+
+    pub(super) fn cmp(self, other: Amount) -> Ordering {
+        let product = |part: u64, whole: u64| u128::from(part) * u128::from(whole);
+        product(self.part, other.whole).cmp(&product(other.part, self.whole))
+    }
+}
+
+/// A right of the closure, and what it is compared by.
+#[derive(Clone, Debug)]
+pub(super) struct Fact {
+    pub right: Right,
+    pub amount: Amount,
+    /// The number of services that the subject asks for it, one after the other.
+    pub asks: usize,
+}
+
+impl Fact {
+    /// Returns `true` if this is more than the other policy gives: a larger amount, or the same
+    /// with fewer services to ask.
+    fn exceeds(&self, other: Option<&Fact>) -> bool {
+        // An amount of 0, as of no restarts, is a right to nothing.
+        let Some(other) = other else { return self.amount.part > 0 };
+        let larger = self.amount.cmp(other.amount) == Ordering::Greater;
+        larger || self.amount.part > 0 && other.amount.part > 0 && self.asks < other.asks
+    }
+}
+
 /// Every right.
-pub(super) type Facts = BTreeMap<Key, Right>;
+pub(super) type Facts = BTreeMap<Key, Fact>;
+
+/// Returns the number of services that are asked on the way to a right.
+pub(super) fn asks(right: &Right) -> usize {
+    let queues = right.path.iter().filter(|rule| matches!(rule, Rule::Queue(_))).count();
+    // A right to a queue itself is exercised at its own end.
+    if matches!(right.object, Object::Queue(_)) { queues.saturating_sub(1) } else { queues }
+}
+
+/// Returns the sum of the weights by which regions share the remaining memory.
+pub(super) fn weights(sound: &Sound) -> u64 {
+    let weight = |source| match source {
+        Source::Share { weight, .. } => u64::from(weight),
+        _ => 0,
+    };
+    sound.policy.regions.items.iter().map(|item| weight(item.body.source.value)).sum()
+}
+
+/// Returns what a right is compared by: processor time as a fraction of the period, a weight as a
+/// fraction of all weights.
+pub(super) fn amount(sound: &Sound, right: &Right, weights: u64) -> Amount {
+    match (right.subject, right.op) {
+        (Subject::Service(service), Op::Run) => {
+            let body = sound.policy.services.items.get(service).map(|item| &item.body);
+            body.map_or(Amount::new(right.amount, 1_000_000), |body| {
+                Amount::new(body.budget_us.value.into(), body.period_us.value.into())
+            })
+        }
+        (_, Op::Weigh) => Amount::new(right.amount, weights),
+        _ => Amount::new(right.amount, 1),
+    }
+}
 
 /// Returns the ids at which an entry of `[domains]` of either policy starts, and those just after
 /// its end.
@@ -47,22 +128,27 @@ pub(super) fn cuts(policies: [&Sound; 2]) -> BTreeSet<u32> {
     items.flat_map(|item| [u32::from(item.body.first), u32::from(item.body.last) + 1]).collect()
 }
 
-/// Returns the facts of a policy.
-pub(super) fn facts(sound: &Sound, numbers: &Numbers, cuts: &BTreeSet<u32>) -> Facts {
+/// Returns the facts of a policy, given its closure.
+///
+/// The order of services is no fact: [`super::services`] compares it.
+pub(super) fn facts(sound: &Sound, closure: &[Right], numbers: &Numbers, cuts: &BTreeSet<u32>) -> Facts {
     let mut facts = Facts::new();
-    for right in closure(&sound.policy, &sound.index) {
+    let weights = weights(sound);
+    for right in closure.iter().filter(|right| right.op != Op::Precede) {
         let objects = match right.object {
             Object::Domain(domain) => {
                 intervals(sound, domain, cuts).into_iter().map(|(first, last)| ObjectKey::Ids(first, last)).collect()
             }
-            _ => Vec::from_iter(object_key(sound, numbers, &right)),
+            _ => Vec::from_iter(object_key(sound, numbers, right)),
         };
+        let fact = Fact { right: right.clone(), amount: amount(sound, right, weights), asks: asks(right) };
         let subjects = subject_keys(sound, numbers, right.subject, cuts);
         for (subject, object) in subjects.iter().flat_map(|subject| objects.iter().map(move |object| (subject, object)))
         {
-            let entry = facts.entry((*subject, object.clone(), right.op)).or_insert_with(|| right.clone());
-            if entry.amount < right.amount {
-                *entry = right.clone();
+            let entry = facts.entry((*subject, object.clone(), right.op)).or_insert_with(|| fact.clone());
+            let order = entry.amount.cmp(fact.amount).then(fact.asks.cmp(&entry.asks));
+            if order == Ordering::Less {
+                *entry = fact.clone();
             }
         }
     }
@@ -117,27 +203,22 @@ fn object_key(sound: &Sound, numbers: &Numbers, right: &Right) -> Option<ObjectK
     })
 }
 
-/// Returns the facts that `others` lack, or have with a smaller amount, each with the amount of the
-/// others.
-pub(super) fn beyond<'a>(facts: &'a Facts, others: &Facts) -> Vec<(&'a Key, &'a Right, u64)> {
-    let mut found = Vec::new();
-    for (key, right) in facts {
-        let other = others.get(key).map_or(0, |right| right.amount);
-        // An amount of 0, as of no restarts, is a right to nothing.
-        if right.amount > other && !covered(key, others) {
-            found.push((key, right, other));
-        }
-    }
-    found
+/// Returns the facts that exceed those of `others`, each with the other's.
+pub(super) fn beyond<'a>(facts: &'a Facts, others: &'a Facts) -> Vec<(&'a Key, &'a Fact, Option<&'a Fact>)> {
+    let found = facts.iter().filter_map(|(key, fact)| {
+        let other = others.get(key);
+        (fact.exceeds(other) && !covered(key, fact, others)).then_some((key, fact, other))
+    });
+    found.collect()
 }
 
 /// Returns `true` if a rule for a path above gives the right.
-fn covered(key: &Key, facts: &Facts) -> bool {
+fn covered(key: &Key, fact: &Fact, facts: &Facts) -> bool {
     let (subject, ObjectKey::Path(path), op) = key else { return false };
     let start = (*subject, ObjectKey::Path(String::new()), Op::Read);
     let paths = facts
         .range(start..)
         .take_while(|((other, object, _), _)| other == subject && matches!(object, ObjectKey::Path(_)));
-    let mut same = paths.filter(|((_, _, other), _)| other == op);
+    let mut same = paths.filter(|((_, _, other), above)| other == op && above.asks <= fact.asks);
     same.any(|((_, object, _), _)| matches!(object, ObjectKey::Path(rule) if paths::covers(rule, path)))
 }

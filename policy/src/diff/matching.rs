@@ -1,10 +1,12 @@
 //! Matches services, regions and ports of two policies, even if names have changed.
 
 use std::collections::hash_map::DefaultHasher;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{Hash, Hasher};
 
-use crate::model::Peer;
+use crate::authority::Op;
+use crate::authority::closure::own_amounts;
+use crate::model::{Peer, Source};
 use crate::sound::Sound;
 
 /// The largest number of rounds of refinement: how far a difference spreads through the graph.
@@ -37,6 +39,25 @@ fn hash(value: impl Hash) -> u64 {
     hasher.finish()
 }
 
+/// Returns for each priority the number of lower ones.
+fn ranks(sound: &Sound) -> BTreeMap<u8, u64> {
+    let priorities: BTreeSet<u8> = sound.policy.services.items.iter().map(|item| item.body.priority).collect();
+    priorities.into_iter().zip(0..).collect()
+}
+
+/// Returns the largest number that divides all weights.
+fn weights_divisor(sound: &Sound) -> u32 {
+    let weights = sound.policy.regions.items.iter().filter_map(|item| match item.body.source.value {
+        Source::Share { weight, .. } => Some(weight),
+        _ => None,
+    });
+    weights.fold(0, divisor).max(1)
+}
+
+fn divisor(one: u32, other: u32) -> u32 {
+    if other == 0 { one } else { divisor(other, one % other) }
+}
+
 impl Nodes {
     fn new(sound: &Sound) -> Nodes {
         let (policy, index) = (&sound.policy, &sound.index);
@@ -47,6 +68,7 @@ impl Nodes {
         for (domain, links) in index.domains.iter().enumerate() {
             links.pinned_by.into_iter().for_each(|by| pins.entry(by).or_default().push(ids(domain)));
         }
+        let ranks = ranks(sound);
         for (position, item) in policy.services.items.iter().enumerate() {
             let body = &item.body;
             let held: Vec<_> = body.held.iter().map(|held| (held.kind as u8, held.rights.bits())).collect();
@@ -57,7 +79,11 @@ impl Nodes {
                     .map(|right| (&right.path.value, right.read, right.write, right.watch))
                     .collect::<Vec<_>>()
             });
-            let own = crate::authority::closure::own_amounts(body).map(|(_, amount)| amount);
+            // The number of a priority says nothing but the order.
+            let own = own_amounts(body).map(|(op, amount)| match op {
+                Op::Precede => ranks.get(&body.priority).copied().unwrap_or(0),
+                _ => amount,
+            });
             let after = body.after_limit as u8;
             nodes.push(
                 0,
@@ -65,9 +91,15 @@ impl Nodes {
                 hash((0, &body.program.value, own, after, held, paths, pins.get(&position))),
             );
         }
+        let divisor = weights_divisor(sound);
         for item in &policy.regions.items {
-            let source = format!("{:?}", item.body.source.value);
-            nodes.push(1, &item.name.value, hash((1, source, item.body.keep.is_some())));
+            let source = match item.body.source.value {
+                Source::Share { weight, minimum, maximum } => {
+                    Source::Share { weight: weight / divisor, minimum, maximum }
+                }
+                source => source,
+            };
+            nodes.push(1, &item.name.value, hash((1, format!("{source:?}"), item.body.keep.is_some())));
         }
         for (item, channel) in policy.ports.items.iter().zip(&index.ports) {
             let peer = matches!(item.body.peer, Peer::Domain(_)).then(|| channel.peer.and_then(ids));

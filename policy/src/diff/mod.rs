@@ -1,20 +1,24 @@
 //! Compares two policies by what they allow, not by their text.
 
+mod assertions;
 mod facts;
 mod matching;
+mod render;
+mod sentence;
+mod services;
 
 use std::collections::{BTreeSet, HashMap};
-use std::fmt;
 
 use serde::Serialize;
 
-use crate::authority::{Object, Op, Right, Subject, names};
-use crate::canonical;
-use crate::diagnostic::Spanned;
-use crate::model::{Claim, Named};
+use crate::authority::Right;
+use crate::authority::closure::closure;
+use crate::model::Named;
 use crate::sound::{Sound, Step};
-use facts::{Key, ObjectKey, SubjectKey};
+use facts::{Fact, Key, SubjectKey};
 use matching::Numbers;
+
+pub use assertions::{Asserted, Assertions, Broken, Replaced, Reworded};
 
 /// The relation of one policy's authority to another's.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
@@ -52,27 +56,54 @@ impl Class {
     }
 }
 
-/// A question that the two policies answer differently.
+/// What shows a change: a question that the two policies answer differently, or two statements
+/// about them.
 #[derive(Clone, Debug, Serialize)]
 pub struct Witness {
-    /// The question to the old policy, in its names; `None` if it has no such subject or object.
+    /// The question to the old policy, in its names; `None` if it has no such subject or object, or
+    /// if the change is none of a right.
     pub old_question: Option<String>,
-    /// The amount in its answer; 0 means no.
+    /// The amount in its answer, as `explain` gives it; 0 means no, or no question.
     pub old_amount: u64,
+    /// The number of other services that are asked for it.
+    pub old_asks: usize,
+    /// The answer of the old policy in words, or the statement about it.
+    pub old: String,
     /// The question to the new policy, in its names.
     pub new_question: Option<String>,
     /// The amount in its answer.
     pub new_amount: u64,
+    /// The number of other services that are asked for it.
+    pub new_asks: usize,
+    /// The answer of the new policy in words, or the statement about it.
+    pub new: String,
 }
 
-/// One right that one of the policies gives, or gives more of.
+impl Witness {
+    /// Makes a witness of a statement about each policy.
+    fn statement(old: String, new: String) -> Witness {
+        Witness {
+            old_question: None,
+            old_amount: 0,
+            old_asks: 0,
+            old,
+            new_question: None,
+            new_amount: 0,
+            new_asks: 0,
+            new,
+        }
+    }
+}
+
+/// One right that one of the policies gives, or gives more of; or one rule about a service that
+/// changed.
 #[derive(Clone, Debug, Serialize)]
 pub struct Change {
     /// Widening or narrowing.
     pub class: Class,
     /// The subject; a range of domains by its first and its last.
     pub subject: String,
-    /// The right as a sentence, in the policy that gives more.
+    /// The change as a sentence.
     pub sentence: String,
     /// The unit of the amounts.
     pub unit: &'static str,
@@ -94,29 +125,44 @@ pub struct Difference {
     /// Entries with a new name, which changes nothing: the kind of entry, the old name, the new
     /// one.
     pub renamed: Vec<(&'static str, String, String)>,
-    /// Assertions that only the old policy has.
+    /// The claims of `assertions.dropped`.
     pub assertions_dropped: Vec<String>,
-    /// Assertions that only the new policy has.
+    /// The claims of `assertions.added`.
     pub assertions_added: Vec<String>,
+    /// What changed in the assertions, which are no authority.
+    pub assertions: Assertions,
 }
 
 /// Compares the authority of two policies.
 #[must_use]
 pub fn diff(old: &Sound, new: &Sound) -> Difference {
     let cuts = facts::cuts([old, new]);
-    let named = Comparison::new(old, new, matching::by_name(old, new), &cuts);
+    let closures = [old, new].map(|sound| closure(&sound.policy, &sound.index));
+    let compared = |(mine, theirs)| {
+        let [one, other] = &closures;
+        Comparison { old: Side::new(old, one, mine, &cuts), new: Side::new(new, other, theirs, &cuts) }
+    };
+    let named = compared(matching::by_name(old, new));
     if named.is_equivalent() {
         return named.difference();
     }
-    let by_structure = matching::by_structure(old, new).map(|numbers| Comparison::new(old, new, numbers, &cuts));
+    let by_structure = matching::by_structure(old, new).map(compared);
     by_structure.filter(Comparison::is_equivalent).unwrap_or(named).difference()
 }
 
 /// One side of a comparison.
 struct Side<'a> {
     sound: &'a Sound,
+    closure: &'a [Right],
     numbers: Numbers,
     facts: facts::Facts,
+}
+
+impl<'a> Side<'a> {
+    fn new(sound: &'a Sound, closure: &'a [Right], numbers: Numbers, cuts: &BTreeSet<u32>) -> Side<'a> {
+        let facts = facts::facts(sound, closure, &numbers, cuts);
+        Side { sound, closure, numbers, facts }
+    }
 }
 
 struct Comparison<'a> {
@@ -124,115 +170,94 @@ struct Comparison<'a> {
     new: Side<'a>,
 }
 
-impl<'a> Comparison<'a> {
-    fn new(old: &'a Sound, new: &'a Sound, numbers: (Numbers, Numbers), cuts: &BTreeSet<u32>) -> Self {
-        let (old_facts, new_facts) = (facts::facts(old, &numbers.0, cuts), facts::facts(new, &numbers.1, cuts));
-        Comparison {
-            old: Side { sound: old, numbers: numbers.0, facts: old_facts },
-            new: Side { sound: new, numbers: numbers.1, facts: new_facts },
-        }
-    }
-
+impl Comparison<'_> {
     fn is_equivalent(&self) -> bool {
         facts::beyond(&self.new.facts, &self.old.facts).is_empty()
             && facts::beyond(&self.old.facts, &self.new.facts).is_empty()
+            && services::changes(self).is_empty()
     }
 
     fn difference(&self) -> Difference {
-        let wider = facts::beyond(&self.new.facts, &self.old.facts);
-        let narrower = facts::beyond(&self.old.facts, &self.new.facts);
-        let mut subjects: Vec<(String, Class)> = Vec::new();
-        let keys = |facts: &[(&Key, &Right, u64)]| -> BTreeSet<SubjectKey> {
-            facts.iter().map(|((subject, ..), ..)| *subject).collect()
-        };
-        let (widened, narrowed) = (keys(&wider), keys(&narrower));
-        for subject in widened.union(&narrowed) {
-            let name = self.new.subject(*subject).or_else(|| self.old.subject(*subject)).unwrap_or_default();
-            subjects.push((name, Class::of(widened.contains(subject), narrowed.contains(subject))));
+        let of_services = services::changes(self);
+        let (mut widened, mut narrowed) = (BTreeSet::new(), BTreeSet::new());
+        let (mut changes, mut narrowing) = (Vec::new(), Vec::new());
+        for (key, more, less) in facts::beyond(&self.new.facts, &self.old.facts) {
+            widened.insert(key.0);
+            changes.push(self.change(Class::Widening, key, more, less));
         }
-        let class = Class::of(!wider.is_empty(), !narrower.is_empty());
-        let widening = wider
-            .into_iter()
-            .map(|(key, right, less)| self.change(Class::Widening, key, right, &self.new, [less, right.amount]));
-        let narrowing = narrower
-            .into_iter()
-            .map(|(key, right, less)| self.change(Class::Narrowing, key, right, &self.old, [right.amount, less]));
-        let changes = widening.chain(narrowing).collect();
+        for (key, more, less) in facts::beyond(&self.old.facts, &self.new.facts) {
+            narrowed.insert(key.0);
+            narrowing.push(self.change(Class::Narrowing, key, more, less));
+        }
+        for (service, change) in of_services {
+            let (subjects, found) = match change.class {
+                Class::Widening => (&mut widened, &mut changes),
+                _ => (&mut narrowed, &mut narrowing),
+            };
+            subjects.insert(SubjectKey::Service(service));
+            found.push(change);
+        }
+        changes.append(&mut narrowing);
+        let subjects = widened.union(&narrowed).map(|subject| {
+            let name = self.new.subject(*subject).or_else(|| self.old.subject(*subject)).unwrap_or_default();
+            (name, Class::of(widened.contains(subject), narrowed.contains(subject)))
+        });
+        let subjects = subjects.collect();
+        let class = Class::of(!widened.is_empty(), !narrowed.is_empty());
         let renamed = self.renamed();
-        let (assertions_dropped, assertions_added) = self.assertions(&renamed);
-        Difference { class, subjects, changes, renamed, assertions_dropped, assertions_added }
+        let names = renamed.iter().map(|(_, old, new)| (old.as_str(), new.as_str())).collect();
+        let assertions = assertions::compare(self.old.sound, self.new.sound, &names);
+        let claims = |of: &[Asserted]| of.iter().map(|asserted| asserted.claim.clone()).collect();
+        let (assertions_dropped, assertions_added) = (claims(&assertions.dropped), claims(&assertions.added));
+        Difference { class, subjects, changes, renamed, assertions_dropped, assertions_added, assertions }
     }
 
-    fn change(&self, class: Class, key: &Key, right: &Right, more: &Side<'_>, amounts: [u64; 2]) -> Change {
+    /// Describes a right that one policy gives more of than the other.
+    fn change(&self, class: Class, key: &Key, more: &Fact, less: Option<&Fact>) -> Change {
         let (subject_key, object_key, op) = key;
-        let question = |side: &Side<'_>| {
-            let subject = side.subject_in_question(*subject_key)?;
-            Some(format!("can {subject} {} {}", op.word(), side.object(*subject_key, object_key, *op)?))
-        };
-        let subject = more.subject(*subject_key).unwrap_or_default();
-        let ability = names::ability(&more.sound.policy, right.object, right.op, right.amount);
+        let side = if class == Class::Widening { &self.new } else { &self.old };
+        let subject = side.subject(*subject_key).unwrap_or_default();
+        let answer = |side: &Side<'_>| side.ask(&subject, *subject_key, object_key, *op);
+        let (old, new) = (answer(&self.old), answer(&self.new));
+        let unit = op.unit(more.right.object);
         Change {
             class,
-            sentence: format!("{subject} can {ability}"),
             subject,
-            unit: op.unit(right.object),
+            sentence: sentence::of(self, class, key, more, less),
+            unit,
             witness: Witness {
-                old_question: question(&self.old),
-                old_amount: amounts[0],
-                new_question: question(&self.new),
-                new_amount: amounts[1],
+                old: old.says(unit),
+                old_question: old.question,
+                old_amount: old.amount,
+                old_asks: old.asks,
+                new: new.says(unit),
+                new_question: new.question,
+                new_amount: new.amount,
+                new_asks: new.asks,
             },
-            path: right.path.iter().map(|rule| more.sound.step(*rule)).collect(),
+            path: more.right.path.iter().map(|rule| side.sound.step(*rule)).collect(),
         }
     }
 
     fn renamed(&self) -> Vec<(&'static str, String, String)> {
         let (one, other) = (&self.old.sound.policy, &self.new.sound.policy);
+        let (old, new) = (&self.old.numbers, &self.new.numbers);
         let mut found = Vec::new();
-        renames(
-            "service",
-            &one.services.items,
-            &self.old.numbers.services,
-            &other.services.items,
-            &self.new.numbers.services,
-            &mut found,
-        );
-        renames(
-            "region",
-            &one.regions.items,
-            &self.old.numbers.regions,
-            &other.regions.items,
-            &self.new.numbers.regions,
-            &mut found,
-        );
-        renames(
-            "port",
-            &one.ports.items,
-            &self.old.numbers.ports,
-            &other.ports.items,
-            &self.new.numbers.ports,
-            &mut found,
-        );
+        let services = (&one.services.items[..], &old.services[..], &other.services.items[..], &new.services[..]);
+        renames("service", services, &mut found);
+        let regions = (&one.regions.items[..], &old.regions[..], &other.regions.items[..], &new.regions[..]);
+        renames("region", regions, &mut found);
+        let ports = (&one.ports.items[..], &old.ports[..], &other.ports.items[..], &new.ports[..]);
+        renames("port", ports, &mut found);
         found
-    }
-
-    /// Returns the assertions that only one of the policies has, in the new names.
-    fn assertions(&self, renamed: &[(&'static str, String, String)]) -> (Vec<String>, Vec<String>) {
-        let names: HashMap<&str, &str> = renamed.iter().map(|(_, old, new)| (old.as_str(), new.as_str())).collect();
-        let claims = |sound: &Sound, names: &HashMap<&str, &str>| -> BTreeSet<String> {
-            sound.policy.assertions.items.iter().map(|item| claim_text(&item.body.claim, names)).collect()
-        };
-        let (old, new) = (claims(self.old.sound, &names), claims(self.new.sound, &HashMap::new()));
-        (old.difference(&new).cloned().collect(), new.difference(&old).cloned().collect())
     }
 }
 
+/// Adds the entries of a section that have a new name, given the entries and numbers of both
+/// policies.
 fn renames<T>(
     kind: &'static str,
-    old: &[Named<T>],
-    old_numbers: &[usize],
-    new: &[Named<T>],
-    new_numbers: &[usize],
+    (old, old_numbers, new, new_numbers): (&[Named<T>], &[usize], &[Named<T>], &[usize]),
     found: &mut Vec<(&'static str, String, String)>,
 ) {
     let known: HashMap<usize, &str> =
@@ -241,123 +266,5 @@ fn renames<T>(
         if let Some(name) = known.get(number).filter(|name| **name != item.name.value) {
             found.push((kind, item.name.value.clone(), (*name).to_owned()));
         }
-    }
-}
-
-/// Returns a claim in one line, with new names for renamed entries.
-fn claim_text(claim: &Claim, names: &HashMap<&str, &str>) -> String {
-    // A name stands alone, or before the dot of an operation.
-    let rename = |word: &mut Spanned<String>| {
-        let (object, rest) = word.value.split_at(word.value.find('.').unwrap_or(word.value.len()));
-        if let Some(name) = names.get(object) {
-            word.value = format!("{name}{rest}");
-        }
-    };
-    let mut claim = claim.clone();
-    match &mut claim {
-        Claim::NoFlow { from, to, .. } => [from, to].into_iter().for_each(rename),
-        Claim::Exclusive { owner, regions, .. } => {
-            rename(owner);
-            regions.iter_mut().for_each(rename);
-            regions.sort_by(|a, b| a.value.cmp(&b.value));
-        }
-        Claim::AtMost { service, .. } => service.iter_mut().for_each(rename),
-        Claim::Only { who: words, may } => {
-            rename(may);
-            words.iter_mut().for_each(rename);
-            words.sort_by(|a, b| a.value.cmp(&b.value));
-        }
-        Claim::ShareNothing { between: words } => {
-            words.iter_mut().for_each(rename);
-            words.sort_by(|a, b| a.value.cmp(&b.value));
-        }
-    }
-    let mut text = String::new();
-    canonical::claim(&claim, &mut text);
-    text.trim_end().replace('\n', ", ")
-}
-
-impl Side<'_> {
-    fn service(&self, number: usize) -> Option<usize> {
-        self.numbers.services.iter().position(|own| *own == number)
-    }
-
-    /// Returns the name of a subject for people: a range of domains by its first and its last.
-    fn subject(&self, key: SubjectKey) -> Option<String> {
-        match key {
-            SubjectKey::Ids(first, last) if first != last => Some(format!("domain:{first} to domain:{last}")),
-            _ => self.subject_in_question(key),
-        }
-    }
-
-    /// Returns the name of a subject as in a question to this policy: of a range of domains the
-    /// first.
-    fn subject_in_question(&self, key: SubjectKey) -> Option<String> {
-        let policy = &self.sound.policy;
-        match key {
-            SubjectKey::Service(number) => Some(names::subject(policy, Subject::Service(self.service(number)?))),
-            SubjectKey::Ids(first, _) => Some(format!("domain:{first}")),
-            SubjectKey::Daemon => Some(names::subject(policy, Subject::XenStoreDaemon)),
-            SubjectKey::Toolstack => Some(names::subject(policy, Subject::Toolstack)),
-        }
-    }
-
-    /// Returns the name of an object as in a question to this policy.
-    fn object(&self, subject: SubjectKey, object: &ObjectKey, op: Op) -> Option<String> {
-        let region = |number: &usize| self.numbers.regions.iter().position(|own| own == number);
-        let object = match object {
-            ObjectKey::Fixed(object) => *object,
-            ObjectKey::Region(number) => Object::Region(region(number)?),
-            ObjectKey::Port(number) => Object::Port(self.numbers.ports.iter().position(|own| own == number)?),
-            ObjectKey::Grant(number) => Object::Grant(*self.sound.index.granted.get(&region(number)?)?),
-            ObjectKey::Peer(number, interface) => {
-                let SubjectKey::Service(subject) = subject else { return None };
-                let (own, peer) = (self.service(subject)?, self.service(*number)?);
-                let (from, to) = if op == Op::Request { (own, peer) } else { (peer, own) };
-                let ends = self.sound.index.queues.iter().zip(&self.sound.policy.queues.items);
-                let queue = ends.clone().position(|(ends, item)| {
-                    ends.from == from && ends.to == to && item.body.interface.value == *interface
-                });
-                Object::Queue(queue?)
-            }
-            ObjectKey::Path(path) => return Some(path.clone()),
-            ObjectKey::Ids(first, _) => return Some(format!("domain:{first}")),
-            ObjectKey::Program(program) => return Some(format!("program:{program}")),
-        };
-        Some(names::object(&self.sound.policy, object))
-    }
-}
-
-impl fmt::Display for Difference {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{}", self.class.word())?;
-        for (kind, old, new) in &self.renamed {
-            writeln!(f, "  equivalent: the {kind} {old} is now {new}")?;
-        }
-        for (subject, class) in &self.subjects {
-            writeln!(f, "  {}: what {subject} can do", class.word())?;
-        }
-        for change in &self.changes {
-            let witness = &change.witness;
-            writeln!(f, "\n{}: {}", change.class.word(), change.sentence)?;
-            for step in &change.path {
-                writeln!(f, "    line {:>4}  {}: {}", step.line, step.rule, step.says)?;
-            }
-            let answer = |question: &Option<String>, amount: u64| match (question, amount) {
-                (None, _) => "has nothing of this name".to_owned(),
-                (Some(question), 0) => format!("{question}? no"),
-                (Some(question), amount) if change.unit.is_empty() => format!("{question}? yes ({amount})"),
-                (Some(question), amount) => format!("{question}? yes, {amount} {}", change.unit),
-            };
-            writeln!(f, "    old: {}", answer(&witness.old_question, witness.old_amount))?;
-            writeln!(f, "    new: {}", answer(&witness.new_question, witness.new_amount))?;
-        }
-        for claim in &self.assertions_dropped {
-            writeln!(f, "\nassertion dropped: {claim}")?;
-        }
-        for claim in &self.assertions_added {
-            writeln!(f, "\nassertion added: {claim}")?;
-        }
-        Ok(())
     }
 }

@@ -209,11 +209,13 @@ impl Shape {
                 continue;
             }
             *clients += 1;
+            // The name says nothing about the ends: in another policy it can be that of another queue.
+            let number = asks.len();
             asks.push((client, interface));
             let (from, to, name) = (service(client), service(server), INTERFACES[interface]);
             let _ = write!(
                 out,
-                "[queues.q-{from}-{to}-{name}]\nfrom = \"{from}\"\nto = \"{to}\"\ninterface = \"{name}\"\ndepth = {}\n",
+                "[queues.q{number}]\nfrom = \"{from}\"\nto = \"{to}\"\ninterface = \"{name}\"\ndepth = {}\n",
                 1 << depth
             );
         }
