@@ -5,7 +5,7 @@
 use std::fmt::Write;
 use std::time::{Duration, Instant};
 
-use cloister_policy::{ShowFormat, analyse_text, diff};
+use cloister_policy::{About, ShowFormat, analyse_text, diff};
 
 /// Rules of every service: 20 regions with two mappers each.
 const RULES: usize = 40;
@@ -121,7 +121,7 @@ fn main() {
         });
         let (_, show) = timed(|| {
             let sound = analyse_text("old", &old).expect("the generated policy is sound");
-            sound.show(ShowFormat::Text)
+            sound.show(ShowFormat::Text, &About::default())
         });
         drop(sound);
         let (changes, difference) = timed(|| {

@@ -34,6 +34,7 @@ mod diagnostic;
 mod diff;
 mod emit;
 mod explain;
+mod facts;
 mod format;
 mod graph;
 mod html;
@@ -51,6 +52,7 @@ pub mod sign;
 mod sound;
 pub mod unused;
 pub mod verify;
+mod warn;
 
 // The files of tests/common, which unit tests include, name the crate by its outside name.
 #[cfg(test)]
@@ -60,6 +62,7 @@ pub use checked::{Checked, load, parse};
 pub use diagnostic::{Finding, Related, Report};
 pub use diff::{Asserted, Assertions, Broken, Change, Class, Difference, Replaced, Reworded, Witness, diff};
 pub use explain::{Answer, Explanation, Unclear};
+pub use facts::{Facts, SCHEMA as FACTS_SCHEMA, facts_of_image, facts_of_policy};
 pub use format::{format, format_file};
 pub use graph::Graph;
 pub use pack::{Extras, PackError, Program, pack, pack_with};
@@ -67,8 +70,9 @@ pub use printable::{hexadecimal, is_plain, printable, printable_json, printable_
 pub use prove::Verdict;
 pub use read::text::text_of;
 pub use schema::schema;
-pub use show::{Page, ShowFormat};
+pub use show::{About, AssertionRow, Considered, ImageHashes, Page, ShowFormat, date_of};
 pub use sound::{Service, Sound, Step, analyse, analyse_text};
+pub use warn::Warning;
 
 /// A commented policy to start from.
 pub const STARTING_POLICY: &str = include_str!("init.toml");

@@ -21,5 +21,8 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    Arguments::parse().command.run()
+    match Arguments::try_parse() {
+        Ok(arguments) => arguments.command.run(),
+        Err(error) => command::unusable_arguments(&error),
+    }
 }

@@ -1,6 +1,6 @@
 use std::path::{Path, PathBuf};
 
-use cloister_policy::{Finding, Report, Sound, analyse, hexadecimal, load};
+use cloister_policy::{Finding, Report, Sound, Warning, analyse, hexadecimal, load, printable};
 use serde::Serialize;
 
 use super::outcome::{Format, Outcome, Output, Status, json, shown};
@@ -14,6 +14,9 @@ pub struct Arguments {
     /// Do not check whether an image has room for the policy
     #[arg(long)]
     analysis_only: bool,
+    /// Also warn of rules that are allowed, but may not be what is meant; the status stays the same
+    #[arg(long)]
+    warn: bool,
     #[command(flatten)]
     output: Output,
 }
@@ -27,6 +30,14 @@ struct Checked {
     hash: Option<String>,
     services: usize,
     findings: Vec<Finding>,
+    warnings: Vec<Warning>,
+}
+
+/// What is said about a policy that holds.
+struct Facts {
+    services: usize,
+    hash: String,
+    warnings: Vec<Warning>,
 }
 
 impl Arguments {
@@ -36,10 +47,11 @@ impl Arguments {
         for file in &self.files {
             let result = self.one(file);
             let one = match &result {
-                Ok((services, hash)) => Outcome::holds(summary(file, *services, hash)),
+                Ok(facts) => Outcome::holds(summary(file, facts)),
                 Err(report) => Outcome::refused(report),
             };
             all.status = all.status.max(one.status);
+            all.styled |= one.styled;
             match self.output.format() {
                 Format::Text => {
                     all.output += &one.output;
@@ -54,9 +66,13 @@ impl Arguments {
         all
     }
 
-    /// Returns the number of services and the hash of a policy that holds.
-    fn one(&self, file: &Path) -> Result<(usize, String), Report> {
-        let facts = |policy: &Sound| (policy.services().count(), hexadecimal(&policy.hash()));
+    /// Returns the facts of a policy that holds.
+    fn one(&self, file: &Path) -> Result<Facts, Report> {
+        let facts = |policy: &Sound| Facts {
+            services: policy.services().count(),
+            hash: hexadecimal(&policy.hash()),
+            warnings: if self.warn { policy.warnings() } else { Vec::new() },
+        };
         if !self.analysis_only {
             return load(file).map(|policy| facts(&policy));
         }
@@ -66,16 +82,26 @@ impl Arguments {
     }
 }
 
-fn entry(file: &Path, result: Result<(usize, String), Report>, status: Status) -> Checked {
-    let (hash, services, findings) = match result {
-        Ok((services, hash)) => (Some(hash), services, Vec::new()),
-        Err(report) => (None, 0, report.findings().collect()),
+fn entry(file: &Path, result: Result<Facts, Report>, status: Status) -> Checked {
+    let (hash, services, findings, warnings) = match result {
+        Ok(facts) => (Some(facts.hash), facts.services, Vec::new(), facts.warnings),
+        Err(report) => (None, 0, report.findings().collect(), Vec::new()),
     };
     let (readable, holds) = (status != Status::Unusable, status == Status::Holds);
-    Checked { file: file.display().to_string(), readable, holds, hash, services, findings }
+    Checked { file: file.display().to_string(), readable, holds, hash, services, findings, warnings }
 }
 
-fn summary(file: &Path, count: usize, hash: &str) -> String {
-    let services = if count == 1 { "1 service".to_owned() } else { format!("{count} services") };
-    format!("{}: holds; {services}, hash {hash}\n", shown(file))
+fn summary(file: &Path, facts: &Facts) -> String {
+    let Facts { services: count, hash, .. } = facts;
+    let services = if *count == 1 { "1 service".to_owned() } else { format!("{count} services") };
+    let mut text = format!("{}: holds; {services}, hash {hash}\n", shown(file));
+    for warning in &facts.warnings {
+        let Warning { kind, line, message, help, rules } = warning;
+        text += &format!("{}:{line}: warning: {} [{kind}]\n", shown(file), printable(message));
+        for rule in rules {
+            text += &format!("    line {:>4}  {}: {}\n", rule.line, rule.rule, printable(&rule.says));
+        }
+        text += &format!("    help: {help}\n");
+    }
+    text
 }

@@ -32,6 +32,7 @@ impl Arguments {
             };
             all.output += &one.output;
             all.problems += &one.problems;
+            all.styled |= one.styled;
             all.status = all.status.max(one.status);
         }
         all

@@ -5,6 +5,7 @@ mod canonical;
 mod check;
 mod diff;
 mod explain;
+mod facts;
 mod fmt;
 mod graph;
 mod hash;
@@ -17,11 +18,11 @@ mod sign;
 mod unused;
 mod verify;
 
-use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Subcommand;
-use cloister_policy::printable_lines;
+
+use outcome::{Outcome, Status};
 
 /// The subcommand.
 #[derive(Subcommand)]
@@ -32,6 +33,7 @@ pub enum Command {
     Bindings(bindings::Arguments),
     Diff(diff::Arguments),
     Explain(explain::Arguments),
+    Facts(facts::Arguments),
     Fmt(fmt::Arguments),
     Graph(graph::Arguments),
     Init(init::Arguments),
@@ -53,6 +55,7 @@ impl Command {
             Command::Bindings(arguments) => arguments.run(),
             Command::Diff(arguments) => arguments.run(),
             Command::Explain(arguments) => arguments.run(),
+            Command::Facts(arguments) => arguments.run(),
             Command::Fmt(arguments) => arguments.run(),
             Command::Graph(arguments) => arguments.run(),
             Command::Init(arguments) => arguments.run(),
@@ -63,9 +66,18 @@ impl Command {
             Command::Sign(arguments) => arguments.run(),
             Command::Unused(arguments) => arguments.run(),
         };
-        // A reader that closed the pipe does not want the rest.
-        let _ = std::io::stderr().write_all(outcome.problems.as_bytes());
-        let _ = std::io::stdout().write_all(printable_lines(&outcome.output).as_bytes());
-        ExitCode::from(outcome.status as u8)
+        outcome.print()
     }
+}
+
+/// Prints why the arguments cannot be used, or the help that they ask for, and returns the exit
+/// status.
+pub fn unusable_arguments(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() {
+        // The help and the version quote nothing.
+        let _ = error.print();
+        return ExitCode::SUCCESS;
+    }
+    let problems = error.render().to_string();
+    Outcome { problems, status: Status::Unusable, ..Outcome::holds("") }.print()
 }

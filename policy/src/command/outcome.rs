@@ -1,7 +1,9 @@
 //! The common parts of the subcommands: arguments, the form of the output, and the exit status.
 
-use std::io::IsTerminal;
+use std::borrow::Cow;
+use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use clap::ValueEnum;
 use cloister_policy::{Checked, Report, Sound, analyse, load, printable, printable_json, printable_lines};
@@ -78,17 +80,29 @@ pub enum Status {
 pub struct Outcome {
     /// For standard output.
     pub output: String,
-    /// For standard error. A report may have colours. Its quotations from files are already
-    /// escaped.
+    /// For standard error.
     pub problems: String,
+    /// `true` if `problems` has colours: then what it quotes is escaped already, and it is printed
+    /// as it is. Otherwise it is escaped when it is printed.
+    pub styled: bool,
     /// The exit status.
     pub status: Status,
 }
 
 impl Outcome {
+    /// Prints the outcome, and returns the exit status. This is the only place that prints.
+    pub fn print(&self) -> ExitCode {
+        let problems =
+            if self.styled { Cow::Borrowed(self.problems.as_str()) } else { printable_lines(&self.problems) };
+        // A reader that closed the pipe does not want the rest.
+        let _ = std::io::stderr().write_all(problems.as_bytes());
+        let _ = std::io::stdout().write_all(printable_lines(&self.output).as_bytes());
+        ExitCode::from(self.status as u8)
+    }
+
     /// Makes the outcome of a question whose answer is yes.
     pub fn holds(output: impl Into<String>) -> Self {
-        Outcome { output: output.into(), problems: String::new(), status: Status::Holds }
+        Outcome { output: output.into(), problems: String::new(), styled: false, status: Status::Holds }
     }
 
     /// Makes the outcome for unusable input.
@@ -102,7 +116,7 @@ impl Outcome {
     pub fn refused(report: &Report) -> Self {
         let status = if report.is_readable() { Status::Refused } else { Status::Unusable };
         let styled = std::io::stderr().is_terminal();
-        Outcome { problems: report.render(styled) + "\n", status, ..Outcome::holds("") }
+        Outcome { problems: report.render(styled) + "\n", styled, status, ..Outcome::holds("") }
     }
 
     /// Makes the outcome for unusable input, with a reason of several lines.

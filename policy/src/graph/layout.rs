@@ -5,13 +5,17 @@
 use super::{Graph, Node};
 
 /// Width of a character of a name, and of a detail.
-const NAME_WIDTH: f64 = 8.4;
-const DETAIL_WIDTH: f64 = 6.1;
+const NAME_WIDTH: f64 = 8.8;
+const DETAIL_WIDTH: f64 = 7.3;
 /// Height of a line of details.
-const LINE: f64 = 15.0;
-/// Space between columns, for edges and their labels, and between boxes of a column.
-const GAP: f64 = 118.0;
-const SPACE: f64 = 26.0;
+pub(super) const LINE: f64 = 16.0;
+/// Space between columns, for edges and their labels, and between boxes of a column. The shipped
+/// policy has to fit a page in landscape, with letters that can be read.
+const GAP: f64 = 78.0;
+const SPACE: f64 = 34.0;
+/// More space after the first column, in which the subjects outside are: the edge of the image is
+/// there.
+const EDGE_GAP: f64 = 32.0;
 /// The number of sweeps over the columns.
 const SWEEPS: usize = 24;
 
@@ -83,8 +87,8 @@ pub(super) fn layout(graph: &Graph) -> Layout {
 
 fn size(node: &Node) -> Place {
     let details = node.details.iter().map(|detail| detail.chars().count() as f64 * DETAIL_WIDTH);
-    let width = details.fold(node.name.chars().count() as f64 * NAME_WIDTH, f64::max) + 22.0;
-    Place { width: width.max(90.0), height: 28.0 + node.details.len() as f64 * LINE + 4.0, ..Place::default() }
+    let width = details.fold(node.name.chars().count() as f64 * NAME_WIDTH, f64::max) + 18.0;
+    Place { width: width.max(84.0), height: 28.0 + node.details.len() as f64 * LINE + 4.0, ..Place::default() }
 }
 
 impl Columns {
@@ -154,7 +158,7 @@ impl Columns {
 
     /// Sets the x of every column, and stacks its members.
     fn spread(&mut self) {
-        let mut x = 24.0;
+        let (mut x, mut gap) = (24.0, GAP + EDGE_GAP);
         for order in &self.order {
             let width =
                 order.iter().filter_map(|member| self.places.get(*member)).map(|place| place.width).fold(0.0, f64::max);
@@ -169,7 +173,8 @@ impl Columns {
                     y += place.height + SPACE;
                 }
             }
-            x += width + GAP;
+            x += width + gap;
+            gap = GAP;
         }
     }
 

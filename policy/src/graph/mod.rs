@@ -5,6 +5,7 @@
 //! is listed in the service's box.
 
 mod dot;
+mod labels;
 mod layout;
 mod svg;
 
@@ -101,6 +102,7 @@ struct Builder<'a> {
 
 impl Builder<'_> {
     fn node(&mut self, kind: NodeKind, name: impl Into<String>, details: Vec<String>, layer: usize) -> usize {
+        let details = details.iter().flat_map(|detail| wrapped(detail)).collect();
         self.graph.nodes.push(Node { kind, name: name.into(), details, layer });
         self.graph.nodes.len() - 1
     }
@@ -135,14 +137,15 @@ impl Builder<'_> {
         for (position, item) in policy.services.items.iter().enumerate() {
             let body = &item.body;
             let share = u64::from(body.budget_us.value) * 100 / u64::from(body.period_us.value.max(1));
-            let mut details = vec![format!("{share} % processor, priority {}", body.priority)];
+            let mut details = vec![format!("{share} % processor"), format!("priority {}", body.priority)];
             let held: Vec<&str> = body.held.iter().map(|held| held.kind.name()).collect();
             if !held.is_empty() {
                 details.push(held.join(", "));
             }
             for (region, _) in self.sound.index.services.get(position).map_or(&[][..], |around| &around.maps) {
                 if let (true, Some(region)) = (self.is_private(*region), policy.regions.items.get(*region)) {
-                    details.push(format!("{}: {}", region.name.value, amount(region.body.source.value)));
+                    details.push(format!("{}:", region.name.value));
+                    details.push(amount(region.body.source.value));
                 }
             }
             let layer = 2 + 2 * depths.get(position).copied().unwrap_or(0);
@@ -219,9 +222,13 @@ impl Builder<'_> {
         let item = self.sound.policy.grants.items.get(grant)?;
         let peer = *outside.domains.get(self.sound.index.grants.get(grant)?.peer)?;
         let writes = item.body.access.value == Access::ReadWrite;
-        let pages = names::counted(u64::from(item.body.pages.value), "page");
         let access = if writes { "read-write" } else { "read" };
-        Some((peer, format!("{pages} {access}"), writes))
+        // The box of the region says how many pages it has.
+        let region = self.sound.index.grants.get(grant).and_then(|of| self.sound.policy.regions.items.get(of.region));
+        let whole = region.is_some_and(|of| of.body.source.value == Source::Fixed { pages: item.body.pages.value });
+        let pages = names::counted(u64::from(item.body.pages.value), "page");
+        let label = if whole { access.to_owned() } else { format!("{pages}\n{access}") };
+        Some((peer, label, writes))
     }
 
     fn channels(&mut self, outside: &Outside) {
@@ -241,10 +248,28 @@ impl Builder<'_> {
         let sound = self.sound;
         for (item, ends) in sound.policy.queues.items.iter().zip(&sound.index.queues) {
             let (name, interface) = (&item.name.value, &item.body.interface.value);
-            let label = if name == interface { name.clone() } else { format!("{name}: {interface}") };
+            let label = if name == interface { name.clone() } else { format!("{name}:\n{interface}") };
             self.edge(EdgeKind::Queue, ends.from, ends.to, label, false);
         }
     }
+}
+
+/// The number of characters of a line in a box. A longer word is not broken.
+const WIDEST: usize = 15;
+
+/// Returns a detail in lines that are not too wide for a box.
+fn wrapped(detail: &str) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in detail.split(' ') {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= WIDEST => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
 }
 
 fn amount(source: Source) -> String {

@@ -1,13 +1,22 @@
 //! Makes the page to sign: everything that a policy allows, as tables, and the verdicts on its
 //! assertions.
 
+mod claims;
+mod date;
+mod html;
+mod markdown;
+mod matrix;
 mod page;
-mod render;
+mod sums;
 mod tables;
+mod text;
 
 use crate::sound::Sound;
 
-pub use page::Page;
+pub use claims::{AssertionRow, Considered};
+pub use date::date_of;
+pub use page::{ImageHashes, Page};
+pub(crate) use sums::queue_pages;
 
 /// The form of the page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -20,27 +29,39 @@ pub enum ShowFormat {
     Html,
 }
 
+/// What the page says besides the policy. Each part may be unknown.
+#[derive(Clone, Default, Debug)]
+pub struct About {
+    /// The date, as `2024-02-29`.
+    pub date: Option<String>,
+    /// The hashes of an image that was built from the policy.
+    pub image: Option<ImageHashes>,
+    /// SHA-256 of the release's manifest.
+    pub release: Option<[u8; 32]>,
+}
+
 impl Sound {
     /// Returns the page to sign.
     #[must_use]
-    pub fn page(&self) -> Page {
+    pub fn page(&self, about: &About) -> Page {
         Page {
             image: self.policy.image.name.clone(),
             file: self.file.clone(),
             hash: self.hash,
+            about: about.clone(),
             tables: tables::tables(self),
-            verdicts: self.verdicts(),
+            assertions: claims::assertions(self),
         }
     }
 
     /// Renders the page to sign.
     #[must_use]
-    pub fn show(&self, format: ShowFormat) -> String {
-        let page = self.page();
+    pub fn show(&self, format: ShowFormat, about: &About) -> String {
+        let page = self.page(about);
         match format {
-            ShowFormat::Text => render::text(&page),
-            ShowFormat::Markdown => render::markdown(&page),
-            ShowFormat::Html => render::html(&page, &self.graph().svg()),
+            ShowFormat::Text => text::render(&page),
+            ShowFormat::Markdown => markdown::render(&page),
+            ShowFormat::Html => html::render(&page, &self.graph().svg()),
         }
     }
 }

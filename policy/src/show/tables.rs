@@ -6,6 +6,7 @@ use cloister_caps::tables::{Access, AfterLimit};
 use cloister_caps::weakness::Weakness;
 
 use super::page::Table;
+use super::sums::{queue_pages, table};
 use crate::authority::closure::closure;
 use crate::authority::{Hypercall, Right, Rule, Subject, index, names};
 use crate::model::{Peer, Source};
@@ -15,6 +16,10 @@ use crate::sound::Sound;
 pub(super) fn tables(sound: &Sound) -> Vec<Table> {
     let rights = closure(&sound.policy, &sound.index);
     vec![
+        super::sums::trusted(sound),
+        super::matrix::matrix(sound),
+        super::sums::warnings(sound),
+        super::sums::sums(sound),
         domains(sound),
         sharing(sound),
         regions(sound),
@@ -24,6 +29,7 @@ pub(super) fn tables(sound: &Sound) -> Vec<Table> {
         paths(sound),
         services(sound),
         processor(sound),
+        super::sums::addresses(sound),
     ]
 }
 
@@ -46,13 +52,13 @@ fn domains(sound: &Sound) -> Table {
         let line = sound.lines.line(span.start).to_string();
         vec![item.name.value.clone(), ids(body.first, body.last), peer, line]
     });
-    Table {
-        key: "domains",
-        title: "Other domains",
-        note: "A pinned domain is the only peer of every grant and channel of its row, until nothing is shared with it any more.",
-        columns: &["name", "ids", "peer", "line"],
-        rows: rows.collect(),
-    }
+    table(
+        "domains",
+        "Other domains",
+        "A pinned domain is the only peer of every grant and channel of its row, until nothing is shared with it any more.",
+        &["name", "ids", "peer", "line"],
+        rows.collect(),
+    )
 }
 
 fn sharing(sound: &Sound) -> Table {
@@ -89,13 +95,13 @@ fn sharing(sound: &Sound) -> Table {
             line(sound, Rule::Region(position)),
         ]);
     }
-    Table {
-        key: "sharing",
-        title: "Memory shared with other domains",
-        note: "Except for the console ring, which is the kernel's, no other memory of this image is shared or granted. The control domain can map any guest's memory, and is trusted not to.",
-        columns: &["with", "region", "pages", "access of the other", "how long", "by whom", "line"],
+    table(
+        "sharing",
+        "Memory shared with other domains",
+        "Except for the console ring, which is the kernel's, no other memory of this image is shared or granted. The control domain can map any guest's memory, and is trusted not to.",
+        &["with", "region", "pages", "access of the other", "how long", "by whom", "line"],
         rows,
-    }
+    )
 }
 
 fn regions(sound: &Sound) -> Table {
@@ -116,13 +122,13 @@ fn regions(sound: &Sound) -> Table {
         let after = if sound.index.cleared_on_restart(&sound.policy, position) { "cleared" } else { "kept" };
         vec![item.name.value.clone(), source, how(true), how(false), after.into(), line(sound, Rule::Region(position))]
     });
-    Table {
-        key: "regions",
-        title: "Who maps what",
-        note: "No region is executable. In addition, each service has its program, its stack and its ends of queues.",
-        columns: &["region", "memory", "written by", "only read by", "at a restart", "line"],
-        rows: rows.collect(),
-    }
+    table(
+        "regions",
+        "Who maps what",
+        "No region is executable. In addition, each service has its program, its stack and its ends of queues.",
+        &["region", "memory", "written by", "only read by", "at a restart", "line"],
+        rows.collect(),
+    )
 }
 
 fn hypercalls(sound: &Sound, rights: &[Right]) -> Table {
@@ -145,13 +151,13 @@ fn hypercalls(sound: &Sound, rights: &[Right]) -> Table {
     }
     let rows =
         alike.into_iter().map(|((hypercall, by), services)| vec![hypercall.name().to_owned(), services.join(", "), by]);
-    Table {
-        key: "hypercalls",
-        title: "Who can cause which hypercall",
-        note: "Only the kernel makes hypercalls. Issuing and ending a grant makes none: the kernel writes the grant table.",
-        columns: &["hypercall", "services", "by"],
-        rows: rows.collect(),
-    }
+    table(
+        "hypercalls",
+        "Who can cause which hypercall",
+        "Only the kernel makes hypercalls. Issuing and ending a grant makes none: the kernel writes the grant table.",
+        &["hypercall", "services", "by"],
+        rows.collect(),
+    )
 }
 
 fn channels(sound: &Sound) -> Table {
@@ -176,13 +182,13 @@ fn channels(sound: &Sound) -> Table {
             line(sound, Rule::Port(position)),
         ]
     });
-    Table {
-        key: "channels",
-        title: "Event channels",
-        note: "Through a channel, the peer can wake the service, and nothing more.",
-        columns: &["port", "service", "peer", "rights", "line"],
-        rows: rows.collect(),
-    }
+    table(
+        "channels",
+        "Event channels",
+        "Through a channel, the peer can wake the service, and nothing more.",
+        &["port", "service", "peer", "rights", "line"],
+        rows.collect(),
+    )
 }
 
 fn queues(sound: &Sound) -> Table {
@@ -194,16 +200,17 @@ fn queues(sound: &Sound) -> Table {
             body.to.value.clone(),
             body.interface.value.clone(),
             body.depth.to_string(),
+            names::counted(queue_pages(body), "page"),
             line(sound, Rule::Queue(position)),
         ]
     });
-    Table {
-        key: "queues",
-        title: "Queues",
-        note: "Requests go from the client to the server, replies and events come back. Each side writes only its own pages.",
-        columns: &["queue", "client", "server", "interface", "messages", "line"],
-        rows: rows.collect(),
-    }
+    table(
+        "queues",
+        "Queues",
+        "Requests go from the client to the server, replies and events come back. Each side writes only its own pages.",
+        &["queue", "client", "server", "interface", "messages", "memory", "line"],
+        rows.collect(),
+    )
 }
 
 fn paths(sound: &Sound) -> Table {
@@ -216,13 +223,13 @@ fn paths(sound: &Sound) -> Table {
             rows.push(vec![item.name.value.clone(), path, words.join(", "), line(sound, Rule::Path(entry, position))]);
         }
     }
-    Table {
-        key: "paths",
-        title: "XenStore paths",
-        note: "A right applies to the node and everything below it; the XenStore service enforces it.",
-        columns: &["service", "path", "rights", "line"],
+    table(
+        "paths",
+        "XenStore paths",
+        "A right applies to the node and everything below it; the XenStore service enforces it.",
+        &["service", "path", "rights", "line"],
         rows,
-    }
+    )
 }
 
 fn services(sound: &Sound) -> Table {
@@ -243,22 +250,13 @@ fn services(sound: &Sound) -> Table {
             line(sound, Rule::Service(position)),
         ]
     });
-    Table {
-        key: "services",
-        title: "Services",
-        note: "The larger priority runs first, for at most its part of each period.",
-        columns: &[
-            "service",
-            "program",
-            "priority",
-            "processor",
-            "stack",
-            "after a fault",
-            "kernel capabilities",
-            "line",
-        ],
-        rows: rows.collect(),
-    }
+    table(
+        "services",
+        "Services",
+        "The larger priority runs first, for at most its part of each period.",
+        &["service", "program", "priority", "processor", "stack", "after a fault", "kernel capabilities", "line"],
+        rows.collect(),
+    )
 }
 
 fn processor(sound: &Sound) -> Table {
@@ -275,11 +273,11 @@ fn processor(sound: &Sound) -> Table {
         let says = if refused { "the image does not boot, unless it is mitigated" } else { "the image boots" };
         vec![format!("{} that may be open", weakness.name()), says.into(), line.clone()]
     }));
-    Table {
-        key: "processor",
-        title: "Demands on the processor",
-        note: "What the kernel does about each weakness that it finds is on the console at boot.",
-        columns: &["of", "then", "line"],
+    table(
+        "processor",
+        "Demands on the processor",
+        "What the kernel does about each weakness that it finds is on the console at boot.",
+        &["of", "then", "line"],
         rows,
-    }
+    )
 }

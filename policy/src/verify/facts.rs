@@ -50,6 +50,14 @@ impl Facts {
         }
     }
 
+    /// Returns section, name, field and value of each fact.
+    pub(super) fn rows(&self) -> impl Iterator<Item = [String; 4]> {
+        self.facts.iter().flat_map(|((section, name), fact)| {
+            let fields = fact.fields.iter();
+            fields.map(move |(field, value)| [(*section).to_owned(), name.clone(), (*field).to_owned(), value.clone()])
+        })
+    }
+
     pub(super) fn len(&self) -> usize {
         self.facts.values().map(|fact| fact.fields.len()).sum()
     }

@@ -12,6 +12,7 @@ mod attached;
 mod canonical;
 mod code;
 mod derive;
+mod export;
 mod facts;
 mod image;
 mod layout;
@@ -27,6 +28,8 @@ use crate::checked::parse;
 use crate::image_limits::{MAX_ERRORS, MAX_POLICY};
 use crate::printable::hexadecimal;
 use image::Image;
+
+pub(crate) use export::table_facts;
 
 pub use crate::image_limits::MAX_IMAGE;
 pub use verdict::{
