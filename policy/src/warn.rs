@@ -15,7 +15,7 @@ const LAST_DOMAIN: u16 = 32751;
 
 /// Words before the colon of lines that the kernel writes to the console, other than the reserved
 /// names. A service's lines begin with its name and a colon.
-const LOG_PREFIXES: [&str; 2] = ["refused", "use"];
+const LOG_PREFIXES: [&str; 5] = ["fault", "profile", "refused", "restart", "use"];
 
 /// Words that readers and programs take for the level or the author of a line.
 const LOG_WORDS: [&str; 8] = ["error", "fatal", "info", "init", "linux", "panic", "verified", "warning"];

@@ -4,7 +4,7 @@
 use arbitrary::Arbitrary;
 use cloister_caps::tables::Tables;
 use cloister_policy::verify::{Against, verify};
-use cloister_policy::{analyse_text, format, is_plain, parse};
+use cloister_policy::{About, ShowFormat, Sound, analyse_text, diff, facts_of_policy, format, is_plain, parse};
 
 use crate::script::{Bytes, Claim, Trace, World};
 
@@ -122,6 +122,7 @@ impl World for Text {
         if let Ok(sound) = analyse_text("the policy", &text) {
             let again = analyse_text("the policy", sound.canonical()).expect("the canonical form is a policy");
             assert_eq!(again.hash(), sound.hash(), "the canonical form says something else");
+            views(&sound);
         }
         if let Ok(shown) = format("the policy", &text) {
             let twice = format("the policy", &shown).expect("what was formatted is a policy");
@@ -136,6 +137,22 @@ impl World for Text {
             Err(report) => assert!(!report.to_string().is_empty()),
         }
     }
+}
+
+/// Checks that what is shown of a policy can be printed. Each policy is shown in one way, and most
+/// in none, because a page takes longer than everything else here.
+fn views(policy: &Sound) {
+    let about = About::default();
+    let shown = match policy.hash()[0] {
+        0..=7 => policy.show(ShowFormat::Text, &about),
+        8..=15 => policy.show(ShowFormat::Markdown, &about),
+        16..=23 => policy.show(ShowFormat::Html, &about),
+        24..=31 => facts_of_policy(policy).datalog(),
+        32..=39 => analyse_text("the other", TEXTS[0]).map_or(String::new(), |good| diff(&good, policy).to_string()),
+        40..=47 => policy.warnings().into_iter().map(|warning| warning.message).collect(),
+        _ => return,
+    };
+    assert!(shown.chars().all(|c| is_plain(c) || c == '\n'), "a character that steers a terminal is shown");
 }
 
 /// A small whole image: that of `good.toml`.
