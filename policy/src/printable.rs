@@ -54,9 +54,6 @@ pub fn printable(text: &str) -> Cow<'_, str> {
 /// Returns `text` with each character that is not plain escaped, except ends of lines and tabs.
 #[must_use]
 pub fn printable_lines(text: &str) -> Cow<'_, str> {
-    if first_hidden(text).is_none() {
-        return Cow::Borrowed(text);
-    }
     escaped(text, |c| is_plain(c) || c == '\n' || c == '\t')
 }
 
@@ -144,7 +141,7 @@ mod tests {
             assert_eq!(serde_json::from_str::<String>(&printable_json(&json)).unwrap(), text);
         }
         assert_eq!(first_hidden("a\r\n\tb\n"), None);
-        assert_eq!(printable_lines("a\n\tb\r\n"), "a\n\tb\r\n");
+        assert_eq!(printable_lines("a\n\tb\r\n"), "a\n\tb\\r\n");
         assert_eq!(printable("a\nb"), "a\\nb");
     }
 }

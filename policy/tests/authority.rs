@@ -82,6 +82,91 @@ impl Comparable {
     }
 }
 
+/// What one policy allows more than another, and less: the last reason that was found.
+#[derive(Default)]
+struct Moves {
+    wider: Option<String>,
+    narrower: Option<String>,
+}
+
+impl Moves {
+    /// Compares the answers to every question that one of the policies can answer.
+    fn by_questions(
+        &mut self,
+        (old, old_shape): (&Sound, &random::Shape),
+        (new, new_shape): (&Sound, &random::Shape),
+        forth: &BTreeMap<String, String>,
+    ) {
+        let back: BTreeMap<String, String> = forth.iter().map(|(old, new)| (new.clone(), old.clone())).collect();
+        let mut asked: BTreeSet<(String, String)> = BTreeSet::new();
+        for (subject, operation) in questions(old) {
+            let question = format!("can {subject} reach {operation}");
+            asked.insert((translated(&question, forth), question));
+        }
+        for (subject, operation) in questions(new) {
+            let question = format!("can {subject} reach {operation}");
+            asked.insert((question.clone(), translated(&question, &back)));
+        }
+        // Priorities count by their order only, and queues by their ends.
+        let apart = |text: &str| [" self.precede", ".request", ".reply"].iter().any(|end| text.ends_with(end));
+        for (in_new, in_old) in asked.iter().filter(|(in_new, in_old)| !apart(in_new) && !apart(in_old)) {
+            let (before, after) = (Comparable::of(old, old_shape, in_old), Comparable::of(new, new_shape, in_new));
+            if after.exceeds(&before) {
+                self.wider = Some(in_new.clone());
+            }
+            if before.exceeds(&after) {
+                self.narrower = Some(in_old.clone());
+            }
+        }
+    }
+
+    /// Compares the order of the services that both have, and what follows their restarts.
+    fn by_services(&mut self, one: &random::Shape, other: &random::Shape, forth: &BTreeMap<String, String>) {
+        let renamed = |number: usize| {
+            let name = format!("s{number}");
+            forth.get(&name).cloned().unwrap_or(name)[1..].parse::<usize>().unwrap()
+        };
+        let services = one.services.iter().enumerate();
+        let pairs: Vec<_> =
+            services.filter_map(|(number, old)| Some((old, other.services.get(renamed(number))?))).collect();
+        for (before, after) in &pairs {
+            for (other_before, other_after) in &pairs {
+                let change = after.0.cmp(&other_after.0).cmp(&before.0.cmp(&other_before.0));
+                if change.is_gt() {
+                    self.wider = Some("order".into());
+                }
+                if change.is_lt() {
+                    self.narrower = Some("order".into());
+                }
+            }
+            match (before.4, after.4) {
+                (true, false) => self.wider = Some("runs on".into()),
+                (false, true) => self.narrower = Some("runs on".into()),
+                _ => {}
+            }
+        }
+    }
+
+    /// Compares the queues by their ends and their depth.
+    fn by_queues(&mut self, one: &random::Shape, other: &random::Shape, forth: &BTreeMap<String, String>) {
+        let queues = |shape: &random::Shape, names: &BTreeMap<String, String>| -> BTreeMap<[String; 3], u64> {
+            let found = queues_of(&shape.plain()).into_iter();
+            let named = |[from, to, name]: [String; 3]| [translated(&from, names), translated(&to, names), name];
+            found.map(|(ends, depth)| (named(ends), depth)).collect()
+        };
+        let (before, after) = (queues(one, forth), queues(other, &BTreeMap::new()));
+        let more = |one: &BTreeMap<[String; 3], u64>, other: &BTreeMap<[String; 3], u64>| {
+            one.iter().any(|(ends, depth)| other.get(ends).is_none_or(|other| depth > other))
+        };
+        if more(&after, &before) {
+            self.wider = Some("queues".into());
+        }
+        if more(&before, &after) {
+            self.narrower = Some("queues".into());
+        }
+    }
+}
+
 /// Returns the depth of each queue, by client, server and interface.
 fn queues_of(text: &str) -> BTreeMap<[String; 3], u64> {
     let blocks = text.split("[queues.").skip(1);
@@ -193,70 +278,11 @@ proptest! {
         let difference = diff(&old, &new);
         let forth: BTreeMap<String, String> =
             difference.renamed.iter().map(|(_, old, new)| (old.clone(), new.clone())).collect();
-        let back: BTreeMap<String, String> = forth.iter().map(|(old, new)| (new.clone(), old.clone())).collect();
-        let mut asked: BTreeSet<(String, String)> = questions(&old)
-            .into_iter()
-            .map(|(subject, operation)| {
-                let question = format!("can {subject} reach {operation}");
-                (translated(&question, &forth), question)
-            })
-            .collect();
-        asked.extend(questions(&new).into_iter().map(|(subject, operation)| {
-            let question = format!("can {subject} reach {operation}");
-            (question.clone(), translated(&question, &back))
-        }));
-        let (mut wider, mut narrower) = (None, None);
-        // Priorities count by their order only, and queues by their ends.
-        let by_ends = |question: &str| question.ends_with(".request") || question.ends_with(".reply");
-        for (in_new, in_old) in asked.iter().filter(|(question, _)| !question.ends_with(" self.precede")) {
-            if by_ends(in_new) || by_ends(in_old) {
-                continue;
-            }
-            let (before, after) = (Comparable::of(&old, &one, in_old), Comparable::of(&new, &other, in_new));
-            if after.exceeds(&before) {
-                wider = Some(in_new.clone());
-            }
-            if before.exceeds(&after) {
-                narrower = Some(in_old.clone());
-            }
-        }
-        let renamed = |number: usize| {
-            let name = format!("s{number}");
-            forth.get(&name).cloned().unwrap_or(name)[1..].parse::<usize>().unwrap()
-        };
-        let pairs: Vec<_> =
-            one.services.iter().enumerate().filter_map(|(s, old)| Some((old, other.services.get(renamed(s))?))).collect();
-        for (before, after) in &pairs {
-            for (other_before, other_after) in &pairs {
-                let change = after.0.cmp(&other_after.0).cmp(&before.0.cmp(&other_before.0));
-                if change.is_gt() {
-                    wider = Some("order".into());
-                }
-                if change.is_lt() {
-                    narrower = Some("order".into());
-                }
-            }
-            if before.4 && !after.4 {
-                wider = Some("runs on".into());
-            }
-            if !before.4 && after.4 {
-                narrower = Some("runs on".into());
-            }
-        }
-        let queues = |shape: &random::Shape, forth: &BTreeMap<String, String>| -> BTreeMap<[String; 3], u64> {
-            let found = queues_of(&shape.plain()).into_iter();
-            found.map(|([from, to, name], depth)| ([translated(&from, forth), translated(&to, forth), name], depth)).collect()
-        };
-        let (before, after) = (queues(&one, &forth), queues(&other, &BTreeMap::new()));
-        let more = |one: &BTreeMap<[String; 3], u64>, other: &BTreeMap<[String; 3], u64>| {
-            one.iter().any(|(ends, depth)| other.get(ends).is_none_or(|other| depth > other))
-        };
-        if more(&after, &before) {
-            wider = Some("queues".into());
-        }
-        if more(&before, &after) {
-            narrower = Some("queues".into());
-        }
+        let mut moves = Moves::default();
+        moves.by_questions((&old, &one), (&new, &other), &forth);
+        moves.by_services(&one, &other, &forth);
+        moves.by_queues(&one, &other, &forth);
+        let Moves { wider, narrower } = moves;
         let expected = match (&wider, &narrower) {
             (None, None) => Class::Equivalent,
             (Some(_), None) => Class::Widening,

@@ -68,18 +68,18 @@ impl Amount {
 }
 
 /// A right of the closure, and what it is compared by.
-#[derive(Clone, Debug)]
-pub(super) struct Fact {
-    pub right: Right,
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Fact<'a> {
+    pub right: &'a Right,
     pub amount: Amount,
     /// The number of services that the subject asks for it, one after the other.
     pub asks: usize,
 }
 
-impl Fact {
+impl Fact<'_> {
     /// Returns `true` if this is more than the other policy gives: a larger amount, or the same
     /// with fewer services to ask.
-    fn exceeds(&self, other: Option<&Fact>) -> bool {
+    fn exceeds(&self, other: Option<&Fact<'_>>) -> bool {
         // An amount of 0, as of no restarts, is a right to nothing.
         let Some(other) = other else { return self.amount.part > 0 };
         let larger = self.amount.cmp(other.amount) == Ordering::Greater;
@@ -88,7 +88,7 @@ impl Fact {
 }
 
 /// Every right.
-pub(super) type Facts = BTreeMap<Key, Fact>;
+pub(super) type Facts<'a> = BTreeMap<Key, Fact<'a>>;
 
 /// Returns the number of services that are asked on the way to a right.
 pub(super) fn asks(right: &Right) -> usize {
@@ -131,7 +131,7 @@ pub(super) fn cuts(policies: [&Sound; 2]) -> BTreeSet<u32> {
 /// Returns the facts of a policy, given its closure.
 ///
 /// The order of services is no fact: [`super::services`] compares it.
-pub(super) fn facts(sound: &Sound, closure: &[Right], numbers: &Numbers, cuts: &BTreeSet<u32>) -> Facts {
+pub(super) fn facts<'a>(sound: &Sound, closure: &'a [Right], numbers: &Numbers, cuts: &BTreeSet<u32>) -> Facts<'a> {
     let mut facts = Facts::new();
     let weights = weights(sound);
     for right in closure.iter().filter(|right| right.op != Op::Precede) {
@@ -141,14 +141,14 @@ pub(super) fn facts(sound: &Sound, closure: &[Right], numbers: &Numbers, cuts: &
             }
             _ => Vec::from_iter(object_key(sound, numbers, right)),
         };
-        let fact = Fact { right: right.clone(), amount: amount(sound, right, weights), asks: asks(right) };
+        let fact = Fact { right, amount: amount(sound, right, weights), asks: asks(right) };
         let subjects = subject_keys(sound, numbers, right.subject, cuts);
         for (subject, object) in subjects.iter().flat_map(|subject| objects.iter().map(move |object| (subject, object)))
         {
-            let entry = facts.entry((*subject, object.clone(), right.op)).or_insert_with(|| fact.clone());
+            let entry = facts.entry((*subject, object.clone(), right.op)).or_insert(fact);
             let order = entry.amount.cmp(fact.amount).then(fact.asks.cmp(&entry.asks));
             if order == Ordering::Less {
-                *entry = fact.clone();
+                *entry = fact;
             }
         }
     }
@@ -204,7 +204,10 @@ fn object_key(sound: &Sound, numbers: &Numbers, right: &Right) -> Option<ObjectK
 }
 
 /// Returns the facts that exceed those of `others`, each with the other's.
-pub(super) fn beyond<'a>(facts: &'a Facts, others: &'a Facts) -> Vec<(&'a Key, &'a Fact, Option<&'a Fact>)> {
+pub(super) fn beyond<'a>(
+    facts: &'a Facts<'a>,
+    others: &'a Facts<'a>,
+) -> Vec<(&'a Key, &'a Fact<'a>, Option<&'a Fact<'a>>)> {
     let found = facts.iter().filter_map(|(key, fact)| {
         let other = others.get(key);
         (fact.exceeds(other) && !covered(key, fact, others)).then_some((key, fact, other))
@@ -213,7 +216,7 @@ pub(super) fn beyond<'a>(facts: &'a Facts, others: &'a Facts) -> Vec<(&'a Key, &
 }
 
 /// Returns `true` if a rule for a path above gives the right.
-fn covered(key: &Key, fact: &Fact, facts: &Facts) -> bool {
+fn covered(key: &Key, fact: &Fact<'_>, facts: &Facts<'_>) -> bool {
     let (subject, ObjectKey::Path(path), op) = key else { return false };
     let start = (*subject, ObjectKey::Path(String::new()), Op::Read);
     let paths = facts

@@ -155,7 +155,7 @@ struct Side<'a> {
     sound: &'a Sound,
     closure: &'a [Right],
     numbers: Numbers,
-    facts: facts::Facts,
+    facts: facts::Facts<'a>,
 }
 
 impl<'a> Side<'a> {
@@ -213,7 +213,7 @@ impl Comparison<'_> {
     }
 
     /// Describes a right that one policy gives more of than the other.
-    fn change(&self, class: Class, key: &Key, more: &Fact, less: Option<&Fact>) -> Change {
+    fn change(&self, class: Class, key: &Key, more: &Fact<'_>, less: Option<&Fact<'_>>) -> Change {
         let (subject_key, object_key, op) = key;
         let side = if class == Class::Widening { &self.new } else { &self.old };
         let subject = side.subject(*subject_key).unwrap_or_default();
@@ -243,21 +243,21 @@ impl Comparison<'_> {
         let (one, other) = (&self.old.sound.policy, &self.new.sound.policy);
         let (old, new) = (&self.old.numbers, &self.new.numbers);
         let mut found = Vec::new();
-        let services = (&one.services.items[..], &old.services[..], &other.services.items[..], &new.services[..]);
-        renames("service", services, &mut found);
-        let regions = (&one.regions.items[..], &old.regions[..], &other.regions.items[..], &new.regions[..]);
-        renames("region", regions, &mut found);
-        let ports = (&one.ports.items[..], &old.ports[..], &other.ports.items[..], &new.ports[..]);
-        renames("port", ports, &mut found);
+        renames("service", (&one.services.items, &old.services), (&other.services.items, &new.services), &mut found);
+        renames("region", (&one.regions.items, &old.regions), (&other.regions.items, &new.regions), &mut found);
+        renames("port", (&one.ports.items, &old.ports), (&other.ports.items, &new.ports), &mut found);
         found
     }
 }
 
-/// Adds the entries of a section that have a new name, given the entries and numbers of both
-/// policies.
+/// The entries of a section, and the number of each.
+type Numbered<'a, T> = (&'a [Named<T>], &'a [usize]);
+
+/// Adds the entries of a section that have a new name.
 fn renames<T>(
     kind: &'static str,
-    (old, old_numbers, new, new_numbers): (&[Named<T>], &[usize], &[Named<T>], &[usize]),
+    (old, old_numbers): Numbered<'_, T>,
+    (new, new_numbers): Numbered<'_, T>,
     found: &mut Vec<(&'static str, String, String)>,
 ) {
     let known: HashMap<usize, &str> =

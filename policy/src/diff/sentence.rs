@@ -2,7 +2,7 @@
 
 use super::facts::{self, Fact, Key, ObjectKey, SubjectKey};
 use super::{Class, Comparison, Side};
-use crate::authority::{Object, Op, Right, Subject, names, target};
+use crate::authority::{Object, Op, Subject, names, target};
 
 /// The answer of a policy to a question, or that it has nothing to ask about.
 pub(super) struct Answer {
@@ -36,7 +36,13 @@ impl Answer {
 }
 
 /// Returns a change as a sentence.
-pub(super) fn of(comparison: &Comparison<'_>, class: Class, key: &Key, more: &Fact, less: Option<&Fact>) -> String {
+pub(super) fn of(
+    comparison: &Comparison<'_>,
+    class: Class,
+    key: &Key,
+    more: &Fact<'_>,
+    less: Option<&Fact<'_>>,
+) -> String {
     let widening = class == Class::Widening;
     let (side, other) = if widening { (&comparison.new, &comparison.old) } else { (&comparison.old, &comparison.new) };
     let subject = side.subject(key.0).unwrap_or_default();
@@ -64,9 +70,9 @@ pub(super) fn of(comparison: &Comparison<'_>, class: Class, key: &Key, more: &Fa
 
 impl Side<'_> {
     /// Returns a right as the part of a sentence after "can".
-    fn can(&self, (_, object, op): &Key, fact: &Fact) -> String {
+    fn can(&self, (_, object, op): &Key, fact: &Fact<'_>) -> String {
         let policy = &self.sound.policy;
-        let Right { object: own, amount, .. } = fact.right;
+        let (own, amount) = (fact.right.object, fact.right.amount);
         match (object, op) {
             (_, Op::Weigh) => {
                 let name = names::object(policy, own);

@@ -137,7 +137,7 @@ mod tests {
         for (index, label) in places.iter().enumerate() {
             assert!(!overlap(label, &boxes[0]), "{label:?}");
             let on = |point: &(f64, f64)| overlap(label, &Place { x: point.0, y: point.1, width: 0.1, height: 0.1 });
-            assert!(!lines.iter().flatten().any(|point| on(point)), "{label:?}");
+            assert!(!lines.iter().flatten().any(on), "{label:?}");
             assert!(!places[..index].iter().any(|other| overlap(label, other)), "{places:?}");
         }
     }
