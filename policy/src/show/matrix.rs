@@ -29,7 +29,7 @@ pub(super) fn matrix(sound: &Sound) -> Table {
     Table {
         key: "takeovers",
         title: "What it takes",
-        note: "The least number of services that a subject must take over for an operation: 0 if it can do it by its own rights or by requests, – if no number suffices. A subject can attack a service to which it passes data.",
+        note: "The least number of services that a subject must take over for an operation: 0 if it can do it by its own rights or by requests, – if no number suffices. A subject can attack a service to which it passes data. xenstore.write is a write of any path.",
         columns: std::iter::once("subject".to_owned()).chain(columns.into_iter().map(|column| column.name)).collect(),
         rows,
     }
