@@ -53,8 +53,8 @@ impl Sound {
         Warning { kind, line: self.lines.line(span.start), message, help, rules }
     }
 
-    /// Warns of entries of `[domains]` that have ids in common: a rule about one is a rule about the
-    /// same domain under another name.
+    /// Warns of entries of `[domains]` that have ids in common: a rule about one is a rule about
+    /// the same domain under another name.
     fn overlapping_domains(&self, found: &mut Vec<Warning>) {
         let mut domains: Vec<&Named<Domain>> = self.policy.domains.items.iter().collect();
         domains.sort_by_key(|domain| (domain.body.first, Reverse(domain.body.last)));

@@ -36,8 +36,8 @@ fn giving_up_to_stop_with_a_service_is_no_narrowing() {
     assert_eq!(sentences(&difference, Class::Narrowing).len(), 1);
 }
 
-/// A queue of the same name with another server is another queue. What is said of the old one is not
-/// said of the new one.
+/// A queue of the same name with another server is another queue. What is said of the old one is
+/// not said of the new one.
 #[test]
 fn a_moved_queue_has_no_false_witness() {
     let queue = "[queues.shutdown]\nfrom = \"control\"\nto = \"tcpip\"";

@@ -58,8 +58,8 @@ pub struct Broken {
 pub struct Assertions {
     /// Assertions of the old policy that follow from no assertion of the new one.
     pub dropped: Vec<Asserted>,
-    /// Assertions of the new policy that follow from none of the old one, and from which none of the
-    /// old one follows.
+    /// Assertions of the new policy that follow from none of the old one, and from which none of
+    /// the old one follows.
     pub added: Vec<Asserted>,
     /// Old assertions with a new one from which they follow, but not the other way round.
     pub stronger: Vec<Replaced>,

@@ -3,8 +3,8 @@
 /// The number of seconds of a day.
 const DAY: u64 = 86_400;
 
-/// Returns the date, in UTC, of a number of seconds since 1970, as `2024-02-29`. Days after the year
-/// 9999 are shown as its last.
+/// Returns the date, in UTC, of a number of seconds since 1970, as `2024-02-29`. Days after the
+/// year 9999 are shown as its last.
 #[must_use]
 pub fn date_of(seconds: u64) -> String {
     let mut days = seconds / DAY;

@@ -7,8 +7,8 @@ use super::page::{Page, Table};
 use crate::html::escape;
 use crate::sound::Step;
 
-/// Text is at least 7 pt on paper. The head of a table is repeated on each page, and the graph has a
-/// page of its own, in landscape.
+/// Text is at least 7 pt on paper. The head of a table is repeated on each page, and the graph has
+/// a page of its own, in landscape.
 const STYLE: &str = "
 body { font: 14px/1.45 system-ui, sans-serif; color: #1b1f24; background: #fff; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.5rem; margin: 0; } h2 { font-size: 1.1rem; margin: 2rem 0 .25rem; }

@@ -6,8 +6,8 @@ use super::claims::AssertionRow;
 use super::page::Page;
 use crate::sound::Step;
 
-/// Returns text that Markdown shows as it is: every sign of ASCII that could begin something else is
-/// escaped (CommonMark, 2.4).
+/// Returns text that Markdown shows as it is: every sign of ASCII that could begin something else
+/// is escaped (CommonMark, 2.4).
 fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 8);
     for c in text.chars() {
