@@ -54,6 +54,14 @@ fn weights_divisor(sound: &Sound) -> u32 {
     weights.fold(0, divisor).max(1)
 }
 
+/// Returns a source with its weight divided: only the fraction of all weights says something.
+fn without_scale(source: Source, divisor: u32) -> Source {
+    match source {
+        Source::Share { weight, minimum, maximum } => Source::Share { weight: weight / divisor, minimum, maximum },
+        source => source,
+    }
+}
+
 fn divisor(one: u32, other: u32) -> u32 {
     if other == 0 { one } else { divisor(other, one % other) }
 }
@@ -93,13 +101,8 @@ impl Nodes {
         }
         let divisor = weights_divisor(sound);
         for item in &policy.regions.items {
-            let source = match item.body.source.value {
-                Source::Share { weight, minimum, maximum } => {
-                    Source::Share { weight: weight / divisor, minimum, maximum }
-                }
-                source => source,
-            };
-            nodes.push(1, &item.name.value, hash((1, format!("{source:?}"), item.body.keep.is_some())));
+            let source = format!("{:?}", without_scale(item.body.source.value, divisor));
+            nodes.push(1, &item.name.value, hash((1, source, item.body.keep.is_some())));
         }
         for (item, channel) in policy.ports.items.iter().zip(&index.ports) {
             let peer = matches!(item.body.peer, Peer::Domain(_)).then(|| channel.peer.and_then(ids));
