@@ -68,7 +68,7 @@ pub fn verify(file: &[u8], against: &Against<'_>) -> Result<Verdict, Unusable> {
 /// The file is not an image, or its tables are none that this verifier knows.
 pub fn tables_hash(file: &[u8]) -> Result<[u8; 32], Unusable> {
     let image = Image::read(file, &mut Vec::new())?;
-    let bytes = image.tables().map(|load| load.bytes).unwrap_or_default();
+    let bytes = image.tables().map(|load| &*load.bytes).unwrap_or_default();
     let tables = Tables::parse(bytes).map_err(Unusable::OtherVersion)?;
     Ok(Sha256::digest(tables.bytes()).into())
 }
@@ -77,7 +77,7 @@ impl Verdict {
     /// Checks the tables, and the things that they describe. Returns `false` if a mistake left the
     /// rest unchecked.
     fn tables(&mut self, image: &Image<'_>, against: &Against<'_>) -> Result<bool, Unusable> {
-        let bytes = image.tables().map(|load| load.bytes).unwrap_or_default();
+        let bytes = image.tables().map(|load| &*load.bytes).unwrap_or_default();
         let tables = match Tables::parse(bytes) {
             Ok(tables) => tables,
             Err(error @ (TableError::Version(_) | TableError::NotTables)) => return Err(Unusable::OtherVersion(error)),

@@ -153,7 +153,7 @@ impl Connections {
             (source?, Instant(now.0.saturating_sub(SLOW_TIME.as_nanos() as u64)))
         };
         let Connections { sources, connections, .. } = self;
-        let used = |id: ConnectionId| Some((connections.get(usize::from(id.0))?.last_used(), id));
+        let used = |id: ConnectionId| Some((connections.get(id.0)?.last_used(), id));
         let (last_used, id) = sources.connections(from, MAX_SEARCHED).filter_map(used).min()?;
         (last_used <= before).then_some(id)
     }
