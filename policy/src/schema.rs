@@ -10,6 +10,7 @@ use cloister_interfaces::CATALOG;
 use serde_json::{Value, json};
 
 use crate::model::{Exclusive, HOLDABLE, Image, MapAccess, Measure};
+use crate::read::RESERVED;
 
 /// Returns the schema as text.
 #[must_use]
@@ -90,10 +91,9 @@ fn object(required: &[&str], properties: Value) -> Value {
 
 /// Returns the schema of a section: entries by their names.
 fn entries(entry: Value) -> Value {
-    let reserved = ["cloister", "kernel", "policy", "self", "xen"];
     json!({
         "type": "object",
-        "propertyNames": { "allOf": [name(), { "not": { "enum": reserved } }] },
+        "propertyNames": { "allOf": [name(), { "not": { "enum": RESERVED } }] },
         "additionalProperties": entry,
     })
 }

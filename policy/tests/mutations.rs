@@ -541,3 +541,17 @@ mod of_code {
         assert!(error.to_string().contains("nothing was found at manager@0x2001102=vmcall"));
     }
 }
+
+#[test]
+fn a_segment_register_can_be_neither_read_nor_written() {
+    for (bytes, what) in [
+        (&[0x8C, 0xD8][..], "mov ds"),
+        (&[0x66, 0x8C, 0xE0], "mov fs"),
+        (&[0x0F, 0xA0], "push fs"),
+        (&[0x8C, 0x18], "mov ds"),
+        (&[0x8E, 0xD8], "mov ds"),
+        (&[0x0F, 0xA1], "pop fs"),
+    ] {
+        is_found(text(bytes), what);
+    }
+}

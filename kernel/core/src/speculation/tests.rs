@@ -311,3 +311,32 @@ mod any {
         }
     }
 }
+
+/// Processors with Goldmont, Tremont or Gracemont cores, by Intel's list of affected processors.
+#[test]
+fn every_model_with_rfds_is_affected() {
+    let signatures = [
+        0x506C0, 0x506F0, 0x706A0, 0x80660, 0x806A0, 0x90660, 0x90670, 0x906A0, 0x906C0, 0xB0670, 0xB06A0, 0xB06E0,
+        0xB06F0,
+    ];
+    let refused = Weaknesses::NONE.with(Weakness::Rfds);
+    for signature in signatures {
+        let chip = Chip { signature, ..ALDER_LAKE };
+        let text = chip.standard().exposures.to_string();
+        assert!(text.contains("rfds=verw"), "{signature:#x}: {text}");
+        assert!(chip.standard().barriers.verw, "{signature:#x}");
+        let old = Chip { capabilities: Some(0xE1EB), ..chip };
+        assert!(old.decide(Isolation::Standard, refused).is_err(), "{signature:#x} without the microcode boots");
+    }
+    assert!(SAPPHIRE_RAPIDS.decide(Isolation::Standard, refused).is_ok());
+}
+
+/// A hypervisor announces the remedy to a guest that may run on, or move to, an affected host,
+/// whatever model the guest sees.
+#[test]
+fn who_announces_the_remedy_for_rfds_is_affected() {
+    let moved = Chip { capabilities: Some(0x1000_E1EB), ..SAPPHIRE_RAPIDS };
+    assert!(moved.standard().barriers.verw);
+    let denied = Chip { capabilities: Some(0x1800_E1EB), ..SAPPHIRE_RAPIDS };
+    assert!(!denied.standard().barriers.verw, "it denies the weakness itself");
+}

@@ -200,3 +200,22 @@ proptest! {
         }
     }
 }
+
+/// All other services wait for events. Nothing wakes the image when it is time to try again.
+#[test]
+fn an_image_that_sleeps_wakes_to_try_again() {
+    let mut bench = Bench::new(&stopping(0));
+    assert_eq!(bench.status("grant-manager", "ring-pages", Operation::GrantIssue, [0, 3, 0, 1]), Status::Done);
+    let used: Vec<u32> = bench.machine.granted.keys().copied().take(1).collect();
+    bench.machine.in_use.extend(used);
+    assert_eq!(bench.fault("grant-manager"), FaultAction::StopService);
+    for service in ["control", "http", "netfront", "tcpip", "xenstore"] {
+        bench.wait(service, u64::MAX);
+        let id = bench.service(service);
+        let _ = bench.kernel.take_answer(id, 0);
+        bench.wait(service, u64::MAX);
+    }
+    let next = bench.kernel.next(bench.machine.time);
+    assert_eq!(next.service, None);
+    assert!(next.time() <= bench.machine.time + RETRY, "{next:?}");
+}
