@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Args;
+use cloister_policy::hexadecimal;
 
 use crate::backend_domain::PolicyArguments;
 use crate::image::{self, Image};
@@ -32,8 +33,9 @@ fn summary(image: &Image) -> Result<String> {
     let mut text = String::new();
     writeln!(text, "image    {} ({} KiB)", image.elf.display(), size(&image.elf)?.div_ceil(1024))?;
     writeln!(text, "policy   {}", image.policy.display())?;
-    writeln!(text, "hash     {}", image.hash)?;
-    writeln!(text, "tables   {}", image.tables_hash)?;
+    writeln!(text, "hash     {}", hexadecimal(&image.release.hashes.policy))?;
+    writeln!(text, "tables   {}", hexadecimal(&image.release.hashes.tables))?;
+    writeln!(text, "release  {}", image.folder.join("release.toml").display())?;
     writeln!(text, "services {}", image.services.join(" "))?;
     Ok(text)
 }
