@@ -21,7 +21,9 @@ pub fn judge(lock: &Path, rules: &Path) -> Result<Option<String>, String> {
         return Err(format!("--deny needs the sources of the image: {name} is not the Cargo.lock of a workspace"));
     }
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.args(["deny", "--offline", "--locked", "--color", "never", "--log-level", "error", "--manifest-path"]).arg(&manifest);
+    command
+        .args(["deny", "--offline", "--locked", "--color", "never", "--log-level", "error", "--manifest-path"])
+        .arg(&manifest);
     command.args(["check", "--disable-fetch", "--hide-inclusion-graph", "--config"]).arg(&rules);
     let output = command.stdin(Stdio::null()).output().map_err(|error| format!("cargo cannot be run: {error}"))?;
     let text = String::from_utf8_lossy(&output.stderr) + String::from_utf8_lossy(&output.stdout);

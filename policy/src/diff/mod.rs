@@ -157,10 +157,8 @@ impl<'a> Comparison<'a> {
         }
         let pins = pins::changes(&self.old, &self.new);
         let pinned = |wanted: Class| pins.iter().any(|pin| pin.class == wanted || pin.class == Class::Incomparable);
-        let class = Class::of(
-            !wider.is_empty() || pinned(Class::Widening),
-            !narrower.is_empty() || pinned(Class::Narrowing),
-        );
+        let class =
+            Class::of(!wider.is_empty() || pinned(Class::Widening), !narrower.is_empty() || pinned(Class::Narrowing));
         let widening = wider
             .into_iter()
             .map(|(key, right, less)| self.change(Class::Widening, key, right, &self.new, [less, right.amount]));

@@ -9,7 +9,9 @@ pub(super) fn check(line: &str) -> Result<(), String> {
     for word in line.split_ascii_whitespace() {
         let (key, value) = word.split_once('=').unwrap_or((word, ""));
         let wanted = match key {
-            "ip" => (value != "dhcp" && !is_network(value)).then_some("`ip=dhcp`, or an address like `ip=192.0.2.10/24`"),
+            "ip" => {
+                (value != "dhcp" && !is_network(value)).then_some("`ip=dhcp`, or an address like `ip=192.0.2.10/24`")
+            }
             "gw" => (!is_host(value)).then_some("an address like `gw=192.0.2.1`"),
             "offload" => (!matches!(value, "on" | "off")).then_some("`offload=on` or `offload=off`"),
             "udp-echo" => (!value.parse::<u16>().is_ok_and(|port| port != 0)).then_some("a port like `udp-echo=7`"),
@@ -32,7 +34,9 @@ pub(super) fn check(line: &str) -> Result<(), String> {
 
 fn is_network(value: &str) -> bool {
     let parts = value.split_once('/');
-    parts.is_some_and(|(host, prefix)| is_host(host) && prefix.parse().is_ok_and(|prefix: u8| (1..=32).contains(&prefix)))
+    parts.is_some_and(|(host, prefix)| {
+        is_host(host) && prefix.parse().is_ok_and(|prefix: u8| (1..=32).contains(&prefix))
+    })
 }
 
 /// Returns `true` for an address that a host can have.

@@ -33,13 +33,43 @@ const MAX_COMMAND_LINE: usize = 4096;
 const ACTIONS: [&str; 7] =
     ["destroy", "restart", "rename-restart", "preserve", "coredump-destroy", "coredump-restart", "soft-reset"];
 /// Settings that change neither what the guest has nor what it can reach.
-const FREE: [&str; 9] =
-    ["name", "uuid", "pool", "cpus", "cpus_soft", "cpu_weight", "cap", "seclabel", "shadow_memory"];
+const FREE: [&str; 9] = ["name", "uuid", "pool", "cpus", "cpus_soft", "cpu_weight", "cap", "seclabel", "shadow_memory"];
 /// Settings that give the guest devices, memory or privileges, of which the policy says nothing.
 const DEVICES: [&str; 34] = [
-    "disk", "pci", "usbctrl", "usbdev", "usb", "usbdevice", "vfb", "vkb", "vkb_device", "vtpm", "p9", "pvcalls", "vsnd",
-    "vdispl", "channel", "virtio", "irqs", "ioports", "iomem", "dtdev", "rdm", "vif2", "serial", "vuart", "gfx_passthru",
-    "vnuma", "driver_domain", "nestedhvm", "altp2m", "vpmu", "pvshim", "device_tree", "msr_relaxed", "vmtrace_buf_kb",
+    "disk",
+    "pci",
+    "usbctrl",
+    "usbdev",
+    "usb",
+    "usbdevice",
+    "vfb",
+    "vkb",
+    "vkb_device",
+    "vtpm",
+    "p9",
+    "pvcalls",
+    "vsnd",
+    "vdispl",
+    "channel",
+    "virtio",
+    "irqs",
+    "ioports",
+    "iomem",
+    "dtdev",
+    "rdm",
+    "vif2",
+    "serial",
+    "vuart",
+    "gfx_passthru",
+    "vnuma",
+    "driver_domain",
+    "nestedhvm",
+    "altp2m",
+    "vpmu",
+    "pvshim",
+    "device_tree",
+    "msr_relaxed",
+    "vmtrace_buf_kb",
 ];
 
 /// Returns what is wrong with the settings, and what is worth knowing.
@@ -84,10 +114,13 @@ fn judge_one(key: &str, setting: &Setting, settings: &Settings, needs: &Needs) -
         "cmdline" => judge_command_line(text(key, value)?, needs),
         "extra" | "root" => Err(format!("`{key}` adds to the command line: write all of it in `cmdline`")),
         "memory" => judge_memory(number(key, value)?, needs),
-        "maxmem" => match settings.get("memory").map(|memory| number("memory", &memory.value)) {
-            Some(Ok(memory)) if memory == number(key, value)? => Ok(None),
-            _ => Err("`maxmem` is not `memory`: the image does not give memory back, so set both to one number".to_owned()),
-        },
+        "maxmem" => {
+            match settings.get("memory").map(|memory| number("memory", &memory.value)) {
+                Some(Ok(memory)) if memory == number(key, value)? => Ok(None),
+                _ => Err("`maxmem` is not `memory`: the image does not give memory back, so set both to one number"
+                    .to_owned()),
+            }
+        }
         "vcpus" | "maxvcpus" => exactly(key, value, 1, "the image runs on one processor"),
         "vif" => judge_vif(value, needs),
         "tsc_mode" => word(key, value, &["native", "default", "0", "2"]),
@@ -117,7 +150,9 @@ fn judge_memory(mib: u64, needs: &Needs) -> Result<Option<String>, String> {
     let least = needs.bytes.div_ceil(MIB);
     if mib < least {
         let bytes = needs.bytes;
-        return Err(format!("`memory` is {mib} MiB; image, regions and stacks take {bytes} bytes: write at least {least}"));
+        return Err(format!(
+            "`memory` is {mib} MiB; image, regions and stacks take {bytes} bytes: write at least {least}"
+        ));
     }
     Ok(None)
 }
@@ -159,7 +194,10 @@ fn text<'a>(key: &str, value: &'a Value) -> Result<&'a str, String> {
 fn number(key: &str, value: &Value) -> Result<u64, String> {
     let text = text(key, value)?;
     let plain = text.bytes().all(|byte| byte.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));
-    text.parse().ok().filter(|_| plain).ok_or_else(|| format!("`{key}` is not a decimal number: write, for example, 16"))
+    text.parse()
+        .ok()
+        .filter(|_| plain)
+        .ok_or_else(|| format!("`{key}` is not a decimal number: write, for example, 16"))
 }
 
 fn word(key: &str, value: &Value, known: &[&str]) -> Result<Option<String>, String> {

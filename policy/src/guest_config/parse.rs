@@ -81,6 +81,7 @@ fn value(
         match token {
             // Lines may end within a list.
             Token::End if tokens.peek().is_some() => {}
+            Token::End => break,
             Token::Close => return Ok(Value::List(list)),
             Token::Comma if !separated => separated = true,
             Token::Text(text) if separated => {
@@ -112,7 +113,8 @@ fn tokens(text: &str) -> Result<Vec<(usize, Token)>, Mistake> {
                     (Some(Token::Text(text)), length)
                 }
                 'a'..='z' => {
-                    let (word, length) = run(rest, |c| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '_' | '.'));
+                    let (word, length) =
+                        run(rest, |c| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '_' | '.'));
                     (Some(Token::Word(word)), length)
                 }
                 '0'..='9' => {

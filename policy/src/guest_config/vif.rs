@@ -12,7 +12,11 @@ pub(super) fn check(entry: &str, domains: &[(u16, u16)]) -> Result<Option<String
             "bridge" | "script" | "rate" | "mtu" | "vifname" => value.is_empty().then_some("a value"),
             "trusted" | "untrusted" => part.contains('=').then_some("nothing after the word"),
             "backend" => value.is_empty().then_some("a domain"),
-            _ => return Err(format!("`{key}` of `vif` is not judged: the image needs no more than mac, bridge and backend")),
+            _ => {
+                return Err(format!(
+                    "`{key}` of `vif` is not judged: the image needs no more than mac, bridge and backend"
+                ));
+            }
         };
         if let Some(wanted) = wanted {
             return Err(format!("`{key}` of `vif` needs {wanted}"));

@@ -123,7 +123,9 @@ pub enum PackError {
     #[error("kernel: its note segment must be the PVH entry note alone, in the bytes of a loadable segment")]
     Note,
     /// The policy pins a program to another hash.
-    #[error("the policy pins the program of {service} to {wanted}, and it has {found}: build that program, or change `program-sha256`")]
+    #[error(
+        "the policy pins the program of {service} to {wanted}, and it has {found}: build that program, or change `program-sha256`"
+    )]
     Pinned {
         /// The service.
         service: String,

@@ -73,7 +73,7 @@ fn domain_id(text: &str) -> Option<u16> {
 
 pub(super) fn service(table: &Table<'_>, log: &mut Log) -> Option<Service> {
     let program = Key::new("program", "program = \"cloister-http\"");
-    let pin = Key::new("program-sha256", "program-sha256 = \"0123…\", as `cargo policy verify` prints it");
+    let pin = Key::new("program-sha256", "program-sha256 = \"HASH\"");
     let priority = Key::new("priority", "priority = 20");
     let cpu = Key::new("cpu", "cpu = { budget_us = 2000, period_us = 10000 }");
     let stack = Key::new("stack", "stack = \"16K\"");
@@ -121,7 +121,7 @@ fn program_hash(field: &Field<'_>, log: &mut Log) -> Option<[u8; 32]> {
     let text = field.text(log)?;
     let hash = hash(&text.value);
     if hash.is_none() {
-        field.refuse("a SHA-256 of 64 lower-case hexadecimal digits, as `cargo policy verify` prints it", log);
+        field.refuse("a SHA-256 of 64 lower-case hexadecimal digits", log);
     }
     hash
 }

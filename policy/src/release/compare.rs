@@ -15,7 +15,8 @@ impl Release {
         let mut findings = Vec::new();
         let mut check = |what: &str, wanted: Option<&Hash>, found: Option<&Hash>| {
             if wanted != found {
-                let [wanted, found] = [wanted, found].map(|hash| hash.map_or("none".to_owned(), |hash| hexadecimal(hash)));
+                let [wanted, found] =
+                    [wanted, found].map(|hash| hash.map_or("none".to_owned(), |hash| hexadecimal(hash)));
                 let message = format!("{what} is another: the manifest has {wanted}, the image {found}");
                 findings.push(Finding::error(ABOUT, message));
             }
@@ -59,7 +60,11 @@ impl Release {
 
 fn differs(what: &str, wanted: &Hash, found: &Hash) -> Option<String> {
     let message = || {
-        format!("{what} is not that of the release: the manifest has {}, the file {}", hexadecimal(wanted), hexadecimal(found))
+        format!(
+            "{what} is not that of the release: the manifest has {}, the file {}",
+            hexadecimal(wanted),
+            hexadecimal(found)
+        )
     };
     (wanted != found).then(message)
 }

@@ -16,7 +16,9 @@ pub(super) fn needs(image: &Image<'_>, policy: &str) -> Needs {
     match analyse_text("embedded policy", policy) {
         Ok(sound) => of_policy(&sound.policy, loaded),
         // The verdict has the reason as an error.
-        Err(_) => Needs { bytes: loaded, domains: Vec::new(), module: true, command_line: true, grants: 0, channels: 0 },
+        Err(_) => {
+            Needs { bytes: loaded, domains: Vec::new(), module: true, command_line: true, grants: 0, channels: 0 }
+        }
     }
 }
 

@@ -40,7 +40,8 @@ pub(super) fn compare(text: &str, inventory: &Inventory) -> Vec<Finding> {
     if inventory.sbom.is_none() {
         found.push(Finding::error(ABOUT, "the image carries no SBOM to compare"));
     }
-    let listed = inventory.components.iter().map(|item| (item.name.as_str(), item.version.as_str(), Some(&item.checksum)));
+    let listed =
+        inventory.components.iter().map(|item| (item.name.as_str(), item.version.as_str(), Some(&item.checksum)));
     let counted = inventory.unsafe_uses.iter().flatten();
     let counted = counted.map(|item| (item.name.as_str(), item.version.as_str(), None));
     for (name, version, checksum) in listed.chain(counted) {
@@ -58,6 +59,7 @@ pub(super) fn compare(text: &str, inventory: &Inventory) -> Vec<Finding> {
         found.push(Finding::error(ABOUT, format!("{name} {version} {problem}")));
     }
     // Both inventories may name a crate that the lock file lacks.
+    found.sort_by(|one, other| one.message.cmp(&other.message));
     found.dedup();
     found.truncate(MAX_ERRORS);
     found

@@ -36,7 +36,8 @@ use image::Image;
 pub use crate::image_limits::{MAX_IMAGE, MAX_LOCK};
 pub use hashes::{Hashes, KERNEL, hashes};
 pub use verdict::{
-    Against, Component, Finding, Hit, Inventory, ProgramSummary, Severity, Shown, Unaligned, UnsafeUse, Unusable, Verdict,
+    Against, Component, Finding, Hit, Inventory, ProgramSummary, Severity, Shown, Unaligned, UnsafeUse, Unusable,
+    Verdict,
 };
 
 /// Verifies an image.
