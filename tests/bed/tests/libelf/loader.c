@@ -2,8 +2,9 @@
  * Loads files as xl does, by Xen's own libelf: the steps of xc_dom_parse_elf_kernel and
  * xc_dom_load_elf_kernel (tools/libs/guest/xg_dom_elfloader.c) for a PVH guest.
  *
- * Reads files from standard input, each after its length. For each it writes whether Xen loads it,
- * and if so entry point, first address, length and the loaded bytes. Numbers have eight bytes.
+ * Reads files from standard input, each after its length. For each it writes whether Xen loads it
+ * (0: no, 1: yes, 2: yes, although libelf found accesses out of range, which xl only logs), and if
+ * so entry point, first address, length and the loaded bytes. Numbers have eight bytes.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -23,7 +24,8 @@ static void put(uint64_t number)
 }
 
 /* Returns the loaded memory, or NULL if Xen refuses the file. */
-static char *load(const char *file, size_t size, uint64_t *entry, uint64_t *start, uint64_t *length)
+static char *load(const char *file, size_t size, uint64_t *broken, uint64_t *entry, uint64_t *start,
+                  uint64_t *length)
 {
     struct elf_binary elf;
     struct elf_dom_parms parms;
@@ -45,10 +47,11 @@ static char *load(const char *file, size_t size, uint64_t *entry, uint64_t *star
     /* xl gives libelf whole pages; the segment begins within the first. */
     elf.dest_base = memory;
     elf.dest_size = span;
-    if (elf_load_binary(&elf) < 0 || elf_check_broken(&elf) != NULL) {
+    if (elf_load_binary(&elf) < 0) {
         free(memory);
         return NULL;
     }
+    *broken = elf_check_broken(&elf) != NULL;
     *entry = parms.phys_entry;
     *start = parms.virt_kstart;
     *length = parms.virt_kend - parms.virt_kstart;
@@ -60,13 +63,13 @@ int main(void)
     uint64_t size;
 
     while (fread(&size, sizeof(size), 1, stdin) == 1) {
-        uint64_t entry, start, length;
+        uint64_t broken = 0, entry, start, length;
         char *file = malloc(size + 1), *memory;
 
         if (file == NULL || fread(file, 1, size, stdin) != size)
             return 2;
-        memory = load(file, size, &entry, &start, &length);
-        put(memory != NULL);
+        memory = load(file, size, &broken, &entry, &start, &length);
+        put(memory == NULL ? 0 : 1 + broken);
         if (memory != NULL) {
             put(entry);
             put(start);

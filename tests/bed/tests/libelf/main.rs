@@ -20,10 +20,12 @@ use mutate::{Random, changed, resealed};
 /// The number of changed files.
 const FILES: u32 = 6000;
 /// Of these, the files of which only the content differs: each is verified to its end.
-const CONTENTS: u32 = 150;
+const CONTENTS: u32 = 60;
 
 /// A guest as libelf loads it.
 struct Loaded {
+    /// `true` if the file names bytes that it does not have.
+    broken: bool,
     entry: u64,
     start: u64,
     bytes: Vec<u8>,
@@ -49,13 +51,14 @@ impl Libelf {
         self.input.write_all(&(file.len() as u64).to_le_bytes()).expect("the loader reads");
         self.input.write_all(file).expect("the loader reads");
         self.input.flush().expect("the loader reads");
-        if self.number() == 0 {
+        let status = self.number();
+        if status == 0 {
             return None;
         }
         let (entry, start, length) = (self.number(), self.number(), self.number());
         let mut bytes = vec![0; usize::try_from(length).expect("a length")];
         self.output.read_exact(&mut bytes).expect("the loader answers");
-        Some(Loaded { entry, start, bytes })
+        Some(Loaded { broken: status == 2, entry, start, bytes })
     }
 
     fn number(&mut self) -> u64 {
@@ -94,10 +97,29 @@ fn same(one: &Loaded, other: &xen::Guest) -> bool {
         })
 }
 
+/// Checks that the written rules do with a file what libelf does.
+///
+/// They are for files of 64 bits, little-endian, that do not name bytes that they lack.
+fn follows_the_written_rules(number: u32, file: &[u8], loaded: Option<&Loaded>) {
+    if file[4..6] != [2, 1] || loaded.is_some_and(|loaded| loaded.broken) {
+        return;
+    }
+    let model = xen::load(file).filter(|guest| guest.entry.is_some());
+    let agree = match (loaded, &model) {
+        (None, None) => true,
+        (Some(one), Some(other)) => same(one, other),
+        _ => false,
+    };
+    let said = |there: bool| if there { "loads" } else { "refuses" };
+    let (xen, rules) = (said(loaded.is_some()), said(model.is_some()));
+    assert!(agree, "file {number}: libelf {xen} it, the written rules say: {rules}");
+}
+
 /// Checks that libelf loads an accepted file exactly as its headers say: entry point, addresses,
 /// bytes, zeros.
 fn is_loaded_as_read(loaded: Option<&Loaded>, file: &[u8]) {
     let loaded = loaded.expect("Xen refuses a file that verify accepts");
+    assert!(!loaded.broken, "verify accepts a file that names bytes that it does not have");
     let word = |at: usize| u64::from_le_bytes(file[at..at + 8].try_into().expect("8 bytes"));
     let mut expected = vec![0; loaded.bytes.len()];
     let mut next = loaded.start;
@@ -125,19 +147,7 @@ fn xen_loads_what_verify_accepts_as_it_was_read() {
             _ => changed(&original, &mut random),
         };
         let loaded = libelf.load(&file);
-        let model = xen::load(&file).filter(|guest| guest.entry.is_some());
-        let agree = match (&loaded, &model) {
-            (None, None) => true,
-            (Some(one), Some(other)) => same(one, other),
-            _ => false,
-        };
-        let said = |there: bool| if there { "loads" } else { "refuses" };
-        assert!(
-            agree,
-            "file {number}: libelf {} it, the written rules {} it",
-            said(loaded.is_some()),
-            said(model.is_some())
-        );
+        follows_the_written_rules(number, &file, loaded.as_ref());
         loaded_by_xen += u32::from(loaded.is_some());
         if verify(&file, &Against::default()).is_ok_and(|verdict| verdict.holds()) {
             is_loaded_as_read(loaded.as_ref(), &file);
