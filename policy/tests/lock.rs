@@ -66,11 +66,19 @@ fn name_version_and_checksum_must_be_those_of_the_lock_file() {
 #[test]
 fn a_lock_file_that_proves_nothing_is_refused() {
     for (lock, expected) in [
-        ("", "the lock file lists no packages"),
-        ("package = 1", "the lock file lists no packages"),
-        ("[[package]]\n[x", "the lock file is not TOML"),
+        ("", "lists no packages"),
+        ("version = 4\n", "lists no packages"),
+        ("version = 5\n", "line 1 of the lock file is not of the form"),
+        ("package = 1", "line 1 of the lock file is not of the form"),
+        ("[[package]]\n[x", "line 2 of the lock file is not of the form"),
+        ("[[package]]\n[[package]]\n", "line 2 of the lock file is not of the form"),
         ("[[package]]\nname = \"a\"\n", "has no name or no version"),
-        ("[[package]]\nname = 1\nversion = \"1\"\n", "has no name or no version"),
+        ("[[package]]\nname = 1\n", "line 2 of the lock file is not of the form"),
+        ("[[package]]\nname = \"a\\\"b\"\n", "line 2 of the lock file is not of the form"),
+        ("[[package]]\nname = \"a\"\nname = \"b\"\n", "line 3 of the lock file says `name` again"),
+        ("[[package]]\nname = \"a\"\nversion = \"1\"\ndependencies = [\n", "ends within a list"),
+        ("[[package]]\nname = \"a\"\nversion = \"1\"\ndependencies = [\n\"]\n", "line 5 of the lock file"),
+        ("[patch]\n", "line 1 of the lock file is not of the form"),
     ] {
         let found = said(lock, Some(SUM), "1.2.3");
         assert!(found.len() == 1 && found[0].contains(expected), "{lock}: {found:?}");

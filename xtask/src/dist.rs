@@ -82,7 +82,7 @@ fn write(folder: &Path, files: &[(&str, Vec<u8>)]) -> Result<()> {
 /// crash.
 ///
 /// `backend` is the domain of the network back end, if it is not the control domain.
-fn config(backend: Option<&str>) -> String {
+pub fn config(backend: Option<&str>) -> String {
     let guest = Guest { cmdline: "ip=dhcp".to_owned(), on_crash: "restart".to_owned(), mac: None, ..Guest::new("") };
     let backend = backend.map_or_else(String::new, |domain| format!(",backend={domain}"));
     let extra = format!(

@@ -20,7 +20,9 @@ pub const LOCK: &str = r#"version = 4
 [[package]]
 name = "cloister-driver"
 version = "0.1.0"
-dependencies = ["foreign"]
+dependencies = [
+ "foreign",
+]
 
 [[package]]
 name = "cloister-manager"

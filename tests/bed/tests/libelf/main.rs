@@ -14,8 +14,9 @@ mod xen;
 use std::io::{BufReader, BufWriter, Read, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
+use cloister_policy::release::Release;
 use cloister_policy::verify::{Against, verify};
-use mutate::{Random, changed, resealed};
+use mutate::{Random, changed, changed_kernel, hidden_entry, hidden_segment, resealed};
 
 /// The number of changed files.
 const FILES: u32 = 6000;
@@ -133,6 +134,33 @@ fn is_loaded_as_read(loaded: Option<&Loaded>, file: &[u8]) {
     assert_eq!(next, loaded.start + loaded.bytes.len() as u64);
     assert_eq!(loaded.entry, word(24), "e_entry");
     assert!(loaded.bytes == expected, "Xen loads other bytes");
+}
+
+/// Three images with which an auditor's tool was fooled once. Xen runs other code of each, and
+/// `verify` refuses it; the honest image, which `built_in.rs` boots, is the one of its manifest.
+#[test]
+fn tampered_images_are_refused_and_the_honest_one_is_its_release() {
+    let original = shipped();
+    let mut libelf = Libelf::start();
+    let manifest = cloister_bed::target_dir().join("image/default/release.toml");
+    let release = Release::parse(&std::fs::read_to_string(manifest).expect("the manifest")).expect("a manifest");
+    let against = Against { release: Some(&release), ..Against::default() };
+    let honest = verify(&original, &against).expect("an image");
+    assert!(honest.holds() && honest.shown.release, "{}", honest.text());
+    let loaded = libelf.load(&original).expect("Xen loads it");
+
+    let hidden = libelf.load(&hidden_segment(&original)).expect("Xen loads it");
+    assert!(hidden.entry == loaded.entry && hidden.bytes != loaded.bytes, "a hidden segment overwrites the kernel");
+    let entered = libelf.load(&hidden_entry(&original)).expect("Xen loads it");
+    assert!(entered.entry != loaded.entry, "a hidden note names another entry point");
+    for file in [hidden_segment(&original), hidden_entry(&original)] {
+        assert!(!verify(&file, &Against::default()).is_ok_and(|verdict| verdict.holds()));
+    }
+    let changed = changed_kernel(&original);
+    let other = libelf.load(&changed).expect("Xen loads it");
+    assert_eq!(other.bytes.iter().zip(&loaded.bytes).filter(|(one, other)| one != other).count(), 1);
+    let verdict = verify(&changed, &against).expect("an image");
+    assert!(verdict.text().contains("error: release: the kernel is another"), "{}", verdict.text());
 }
 
 #[test]

@@ -146,3 +146,49 @@ fn sections_as_notes(file: &mut [u8], random: &mut Random) {
         file[HEADER] = 6;
     }
 }
+
+/// Says that there are 65,535 program headers, and puts the true number where ELF has one that does
+/// not fit its field. To Xen the number means itself: a header behind the honest ones counts, of a
+/// segment over the kernel's text. The other headers are empty.
+pub fn hidden_segment(original: &[u8]) -> Vec<u8> {
+    let mut file = original.to_vec();
+    let count = usize::from(file[56]);
+    let text = HEADER + 2 * PROGRAM_HEADER;
+    let mut header = file[text..text + PROGRAM_HEADER].to_vec();
+    // The constants' bytes in the place of the text's.
+    let constants = word(&file, HEADER + 3 * PROGRAM_HEADER + 8) as u64;
+    header[8..16].copy_from_slice(&constants.to_le_bytes());
+    header[32..40].copy_from_slice(&4096_u64.to_le_bytes());
+    header[40..48].copy_from_slice(&4096_u64.to_le_bytes());
+    file[56..58].copy_from_slice(&0xFFFF_u16.to_le_bytes());
+    let hidden = HEADER + count * PROGRAM_HEADER;
+    file[hidden..hidden + PROGRAM_HEADER].copy_from_slice(&header);
+    let section = word(&file, 40);
+    file[section + 44..section + 48].copy_from_slice(&(count as u32).to_le_bytes());
+    // Xen refuses a table of headers that ends beyond the file.
+    file.resize(HEADER + 0xFFFF * PROGRAM_HEADER, 0);
+    seal(&mut file, original);
+    file
+}
+
+/// Puts a second note behind the first. Readers that align notes as the program header says do not
+/// see it.
+pub fn hidden_entry(original: &[u8]) -> Vec<u8> {
+    let mut file = original.to_vec();
+    let note = word(&file, HEADER + 8);
+    file[HEADER + 32..HEADER + 40].copy_from_slice(&24_u64.to_le_bytes());
+    file[HEADER + 48..HEADER + 56].copy_from_slice(&8_u64.to_le_bytes());
+    file.copy_within(note..note + 20, note + 20);
+    file[note + 36..note + 40].copy_from_slice(&0x0010_0100_u32.to_le_bytes());
+    seal(&mut file, original);
+    file
+}
+
+/// Flips a bit of the kernel's text.
+pub fn changed_kernel(original: &[u8]) -> Vec<u8> {
+    let mut file = original.to_vec();
+    let text = word(&file, HEADER + 2 * PROGRAM_HEADER + 8);
+    file[text + 0x123] ^= 4;
+    seal(&mut file, original);
+    file
+}
