@@ -6,7 +6,7 @@ use crate::verify::Finding;
 
 /// What an image needs of its guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Needs {
+pub struct Needs {
     /// Bytes of the image, and of the regions and stacks that its policy promises.
     pub bytes: u64,
     /// The domains that may be a back end: the first and the last id of each entry.

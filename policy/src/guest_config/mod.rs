@@ -12,7 +12,7 @@ mod vif;
 
 use crate::verify::Finding;
 
-pub(crate) use judge::Needs;
+pub use judge::Needs;
 
 /// The size of the largest configuration, in bytes.
 pub const MAX_CONFIGURATION: u64 = 64 << 10;
@@ -44,7 +44,8 @@ impl Mistake {
 }
 
 /// Returns what is wrong with the text of a configuration, and what is worth knowing about it.
-pub(crate) fn check(text: &str, needs: &Needs) -> Vec<Finding> {
+#[must_use]
+pub fn check(text: &str, needs: &Needs) -> Vec<Finding> {
     match parse::parse(text) {
         Ok(settings) => judge::judge(&settings, needs),
         Err(mistake) => vec![mistake.finding()],
