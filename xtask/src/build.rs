@@ -10,17 +10,25 @@ use cloister_policy::hexadecimal;
 
 use crate::backend_domain::PolicyArguments;
 use crate::image::{self, Image};
+use crate::rebuild;
 use crate::stages::Stages;
 
 #[derive(Args)]
 pub struct Arguments {
     #[command(flatten)]
     policy: PolicyArguments,
+    /// Build once more, from a copy of the sources in another place, and compare the bytes
+    #[arg(long)]
+    twice: bool,
 }
 
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let mut stages = Stages::new();
     let image = image::build(&arguments.policy.file()?, &mut stages)?;
+    if arguments.twice {
+        stages.begin("building once more, elsewhere");
+        rebuild::check(&image.policy)?;
+    }
     stages.done();
     print!("{}", summary(&image)?);
     Ok(ExitCode::SUCCESS)

@@ -1,4 +1,4 @@
-//! Shows that a build is reproducible: builds the image of the shipped policy once more, from a copy
+//! Shows that a build is reproducible: builds the image of a policy once more, from a copy
 //! of the sources, where everything is different that must not matter.
 //!
 //! Different are the folder of the sources and of the results, the home folder, the folder of
@@ -12,20 +12,22 @@ use std::process::Command;
 use anyhow::{Context, Result, bail, ensure};
 use cloister_policy::release::Release;
 
-use crate::image::{self, DEFAULT_POLICY};
+use crate::image;
 use crate::workspace::{self, ROOT};
 
-/// Builds the image again, and compares it with the one that was built before.
+/// Builds the image of a policy again, and compares it with the one that was built before.
 ///
 /// # Errors
 /// It cannot be built, or is not the same.
-pub fn check() -> Result<()> {
-    let first = image::folder(Path::new(DEFAULT_POLICY))?;
+pub fn check(policy: &Path) -> Result<()> {
+    let first = image::folder(policy)?;
     let place = tempfile::Builder::new().prefix("cloister-rebuild-").tempdir().context("a temporary folder")?;
     let sources = place.path().join("a folder/elsewhere");
     copy_sources(&sources)?;
+    let text = std::fs::read(first.join("policy.toml")).context("policy.toml")?;
+    std::fs::write(place.path().join("again.toml"), text).context("again.toml")?;
     build(&sources, place.path())?;
-    compare(&first, &sources.join("target/image/default"))
+    compare(&first, &sources.join("target/image/again"))
 }
 
 /// Copies the files of the sources that git would: not the results of builds.
@@ -48,7 +50,7 @@ fn copy_sources(to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Builds the shipped image of the sources in `sources`, with this very program.
+/// Builds the image of `again.toml` in `place` from the sources in `sources`, with this very program.
 fn build(sources: &Path, place: &Path) -> Result<()> {
     let home = place.join("home of another");
     let cargo_home = place.join("downloads");
@@ -63,7 +65,7 @@ fn build(sources: &Path, place: &Path) -> Result<()> {
         }
     }
     let mut command = Command::new(std::env::current_exe().context("this program's path")?);
-    command.args(["build", "--policy", DEFAULT_POLICY]).current_dir(place);
+    command.args(["build", "--policy"]).arg(place.join("again.toml")).current_dir(place);
     command.env(ROOT, sources).env("CARGO_TARGET_DIR", sources.join("target"));
     command.env("RUSTUP_HOME", rustup_home()?).env("HOME", &home).env("CARGO_HOME", &cargo_home);
     command.env("USER", "somebody-else").env("LOGNAME", "somebody-else").env("LC_ALL", "C").env("TZ", "Asia/Tokyo");

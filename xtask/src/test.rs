@@ -172,7 +172,7 @@ fn verified(policy: &Path) -> Count {
 
 /// Checks that the image that ships can be built again, elsewhere, with the same bytes.
 fn reproducible() -> Count {
-    let result = rebuild::check();
+    let result = rebuild::check(Path::new(DEFAULT_POLICY));
     println!("reproducible build: {}", if result.is_ok() { "ok" } else { "FAILED" });
     if let Err(error) = &result {
         println!("{error:#}");

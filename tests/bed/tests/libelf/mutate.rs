@@ -149,24 +149,26 @@ fn sections_as_notes(file: &mut [u8], random: &mut Random) {
 
 /// Says that there are 65,535 program headers, and puts the true number where ELF has one that does
 /// not fit its field. To Xen the number means itself: a header behind the honest ones counts, of a
-/// segment over the kernel's text. The other headers are empty.
+/// segment over the kernel's text. All other headers are empty.
 pub fn hidden_segment(original: &[u8]) -> Vec<u8> {
     let mut file = original.to_vec();
     let count = usize::from(file[56]);
-    let text = HEADER + 2 * PROGRAM_HEADER;
-    let mut header = file[text..text + PROGRAM_HEADER].to_vec();
+    let header = |index: usize| HEADER + index * PROGRAM_HEADER;
+    let table = file.len();
+    file.extend_from_slice(&original[HEADER..header(count)]);
     // The constants' bytes in the place of the text's.
-    let constants = word(&file, HEADER + 3 * PROGRAM_HEADER + 8) as u64;
-    header[8..16].copy_from_slice(&constants.to_le_bytes());
-    header[32..40].copy_from_slice(&4096_u64.to_le_bytes());
-    header[40..48].copy_from_slice(&4096_u64.to_le_bytes());
+    let mut hidden = original[header(2)..header(3)].to_vec();
+    hidden[8..16].copy_from_slice(&original[header(3) + 8..header(3) + 16]);
+    for size in [32, 40] {
+        hidden[size..size + 8].copy_from_slice(&4096_u64.to_le_bytes());
+    }
+    file.extend_from_slice(&hidden);
+    file.resize(table + 0xFFFF * PROGRAM_HEADER, 0);
+    file[32..40].copy_from_slice(&(table as u64).to_le_bytes());
     file[56..58].copy_from_slice(&0xFFFF_u16.to_le_bytes());
-    let hidden = HEADER + count * PROGRAM_HEADER;
-    file[hidden..hidden + PROGRAM_HEADER].copy_from_slice(&header);
+    // `sh_info` of the first section.
     let section = word(&file, 40);
     file[section + 44..section + 48].copy_from_slice(&(count as u32).to_le_bytes());
-    // Xen refuses a table of headers that ends beyond the file.
-    file.resize(HEADER + 0xFFFF * PROGRAM_HEADER, 0);
     seal(&mut file, original);
     file
 }
