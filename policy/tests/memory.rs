@@ -1,6 +1,6 @@
 //! `verify` needs no more than a stated amount of memory for any file: it runs here with a limit on
-//! its address space (`RLIMIT_AS`, by the shell's `ulimit`). A test never fails on time: what bounds
-//! the time is the work that the limits of `image_limits` leave.
+//! its address space (`RLIMIT_AS`, by the shell's `ulimit`). A test never fails on time: what
+//! bounds the time is the work that the limits of `image_limits` leave.
 #![cfg(unix)]
 
 mod common;

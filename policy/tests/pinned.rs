@@ -1,5 +1,6 @@
-//! Code that is not the reviewed code: without a manifest the verdict says that it was not compared,
-//! with one it is refused, whatever the seal says. And programs that the policy itself pins.
+//! Code that is not the reviewed code: without a manifest the verdict says that it was not
+//! compared, with one it is refused, whatever the seal says. And programs that the policy itself
+//! pins.
 
 mod common;
 

@@ -97,7 +97,6 @@ fn mistakes_of_shape_are_invalid() {
         "program-not-a-crate",
         "program-sha256-number",
         "program-sha256-short",
-        "program-sha256-upper",
         "queue-depth-not-a-power",
         "queue-depth-too-large",
         "queue-unknown-interface",

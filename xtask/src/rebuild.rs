@@ -50,7 +50,8 @@ fn copy_sources(to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Builds the image of `again.toml` in `place` from the sources in `sources`, with this very program.
+/// Builds the image of `again.toml` in `place` from the sources in `sources`, with this very
+/// program.
 fn build(sources: &Path, place: &Path) -> Result<()> {
     let home = place.join("home of another");
     let cargo_home = place.join("downloads");

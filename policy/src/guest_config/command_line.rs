@@ -1,5 +1,5 @@
-//! Judges the guest's command line by the options that the services read (`services/tcpip`, DHCP and
-//! addresses; `docs/architecture.md`).
+//! Judges the guest's command line by the options that the services read (`services/tcpip`, DHCP
+//! and addresses; `docs/architecture.md`).
 
 use std::net::Ipv4Addr;
 

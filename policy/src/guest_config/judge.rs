@@ -17,8 +17,8 @@ pub struct Needs {
     pub command_line: bool,
     /// Grant references, from 0.
     pub grants: u64,
-    /// Event channels: those of the policy, the console's, the timer's, and number 0, which Xen does
-    /// not give out.
+    /// Event channels: those of the policy, the console's, the timer's, and number 0, which Xen
+    /// does not give out.
     pub channels: u64,
 }
 

@@ -1,6 +1,6 @@
-//! Parses the language of `xl.cfg` (`tools/libs/util/libxlu_cfg_{l.l,y.y}`, Xen 4.17), without `+=`,
-//! settings that are made twice, lists in lists, and escapes other than of quotes and `\`: a reader
-//! could take each for something else than xl does.
+//! Parses the language of `xl.cfg` (`tools/libs/util/libxlu_cfg_{l.l,y.y}`, Xen 4.17), without
+//! `+=`, settings that are made twice, lists in lists, and escapes other than of quotes and `\`: a
+//! reader could take each for something else than xl does.
 
 use std::collections::BTreeMap;
 

@@ -1,7 +1,7 @@
 //! Holds the inventories against a lock file: each crate with its version and its checksum.
 //!
-//! The lock file is read line by line, in the form that cargo writes: a tree of TOML would take more
-//! than a hundred times its size.
+//! The lock file is read line by line, in the form that cargo writes: a tree of TOML would take
+//! more than a hundred times its size.
 
 use std::collections::BTreeMap;
 
@@ -74,7 +74,8 @@ fn string(value: &str) -> Option<&str> {
     (!text.contains(['"', '\\'])).then_some(text)
 }
 
-/// Adds a crate. The inventories have no sources, so that a name and version twice could mean either.
+/// Adds a crate. The inventories have no sources, so that a name and version twice could mean
+/// either.
 fn add<'a>(package: Option<Locked<'a>>, crates: &mut Crates<'a>) -> Result<(), String> {
     let Some(package) = package else { return Ok(()) };
     let Some((name, version)) = package.name.zip(package.version) else {

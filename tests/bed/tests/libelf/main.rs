@@ -1,8 +1,8 @@
 //! Xen's own libelf, the rules of it that tests of `verify` wrote down, and `verify` itself, on the
 //! image that ships and on thousands of changed ones.
 //!
-//! Whatever `verify` accepts, Xen loads as its headers say: the same entry point and the same bytes.
-//! And on every file, whether it is accepted or not, the written rules
+//! Whatever `verify` accepts, Xen loads as its headers say: the same entry point and the same
+//! bytes. And on every file, whether it is accepted or not, the written rules
 //! (`policy/tests/common/xen.rs`) do what libelf does.
 #![forbid(unsafe_code)]
 
