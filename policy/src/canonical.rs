@@ -13,6 +13,7 @@ use cloister_caps::weakness::{Weakness, Weaknesses};
 use crate::model::{
     Assertion, Claim, Domain, Grant, Image, Named, PathRight, Peer, Policy, Port, Queue, Region, Service, Source,
 };
+use crate::printable::hexadecimal;
 use crate::read::render_size;
 
 /// Renders the canonical form.
@@ -68,6 +69,9 @@ fn service(item: &Named<Service>, out: &mut String) {
     let body = &item.body;
     header(out, "services", &item.name.value);
     line(out, format_args!("program = \"{}\"", body.program.value));
+    if let Some(hash) = &body.program_hash {
+        line(out, format_args!("program-sha256 = \"{}\"", hexadecimal(hash)));
+    }
     line(out, format_args!("priority = {}", body.priority));
     let (budget, period) = (body.budget_us.value, body.period_us.value);
     line(out, format_args!("cpu = {{ budget_us = {budget}, period_us = {period} }}"));

@@ -215,6 +215,8 @@ pub(crate) struct Pin {
 /// A service.
 pub(crate) struct Service {
     pub program: Spanned<String>,
+    /// SHA-256 of the program as `verify` prints it: the image must carry this one.
+    pub program_hash: Option<[u8; 32]>,
     pub priority: u8,
     pub budget_us: Spanned<u32>,
     pub period_us: Spanned<u32>,

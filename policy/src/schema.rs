@@ -106,6 +106,7 @@ fn rights(kind: Kind) -> Value {
 fn service(size: &Value) -> Value {
     let mut properties = json!({
         "program": { "type": "string", "pattern": "^[a-z][a-z0-9_-]{0,63}$" },
+        "program-sha256": { "type": "string", "pattern": "^[0-9a-f]{64}$" },
         "priority": integer(1, 255),
         "cpu": object(&["budget_us", "period_us"], json!({
             "budget_us": integer(1, 1_000_000),

@@ -159,6 +159,9 @@ const MISTAKES: &[(&str, usize, usize, &str)] = &[
     ("priority-is-text", 11, 12, "`priority` must be a whole number from 1 to 255"),
     ("priority-zero", 11, 12, "`priority` must be a whole number from 1 to 255"),
     ("program-not-a-crate", 10, 11, "`../driver` cannot be the name of a crate"),
+    ("program-sha256-number", 11, 18, "`program-sha256` must be a string"),
+    ("program-sha256-short", 11, 18, "`program-sha256` must be a SHA-256 of 64 lower-case hexadecimal digits"),
+    ("program-sha256-upper", 11, 18, "`program-sha256` must be a SHA-256 of 64 lower-case hexadecimal digits"),
     ("queue-cycle", 60, 6, "requests form a cycle: driver → store → driver"),
     (
         "queue-depth-not-a-power",

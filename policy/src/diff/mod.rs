@@ -2,6 +2,7 @@
 
 mod facts;
 mod matching;
+mod pins;
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
@@ -15,6 +16,8 @@ use crate::model::{Claim, Named};
 use crate::sound::{Sound, Step};
 use facts::{Key, ObjectKey, SubjectKey};
 use matching::Numbers;
+
+pub use pins::PinChange;
 
 /// The relation of one policy's authority to another's.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
@@ -91,6 +94,8 @@ pub struct Difference {
     pub subjects: Vec<(String, Class)>,
     /// The changed rights, widenings first.
     pub changes: Vec<Change>,
+    /// The programs that are pinned otherwise.
+    pub pins: Vec<PinChange>,
     /// Entries with a new name, which changes nothing: the kind of entry, the old name, the new
     /// one.
     pub renamed: Vec<(&'static str, String, String)>,
@@ -150,7 +155,10 @@ impl<'a> Comparison<'a> {
             let name = self.new.subject(*subject).or_else(|| self.old.subject(*subject)).unwrap_or_default();
             subjects.push((name, Class::of(widened.contains(subject), narrowed.contains(subject))));
         }
-        let class = Class::of(!wider.is_empty(), !narrower.is_empty());
+        let pins = pins::changes(&self.old, &self.new);
+        let pinned = |wanted: Class| pins.iter().any(|pin| pin.class == wanted || pin.class == Class::Incomparable);
+        let class =
+            Class::of(!wider.is_empty() || pinned(Class::Widening), !narrower.is_empty() || pinned(Class::Narrowing));
         let widening = wider
             .into_iter()
             .map(|(key, right, less)| self.change(Class::Widening, key, right, &self.new, [less, right.amount]));
@@ -160,7 +168,7 @@ impl<'a> Comparison<'a> {
         let changes = widening.chain(narrowing).collect();
         let renamed = self.renamed();
         let (assertions_dropped, assertions_added) = self.assertions(&renamed);
-        Difference { class, subjects, changes, renamed, assertions_dropped, assertions_added }
+        Difference { class, subjects, changes, pins, renamed, assertions_dropped, assertions_added }
     }
 
     fn change(&self, class: Class, key: &Key, right: &Right, more: &Side<'_>, amounts: [u64; 2]) -> Change {
@@ -351,6 +359,9 @@ impl fmt::Display for Difference {
             };
             writeln!(f, "    old: {}", answer(&witness.old_question, witness.old_amount))?;
             writeln!(f, "    new: {}", answer(&witness.new_question, witness.new_amount))?;
+        }
+        for pin in &self.pins {
+            writeln!(f, "\n{}: {}", pin.class.word(), pin.sentence())?;
         }
         for claim in &self.assertions_dropped {
             writeln!(f, "\nassertion dropped: {claim}")?;

@@ -9,6 +9,7 @@ use super::page::Table;
 use crate::authority::closure::closure;
 use crate::authority::{Hypercall, Right, Rule, Subject, index, names};
 use crate::model::{Peer, Source};
+use crate::printable::hexadecimal;
 use crate::read::render_size;
 use crate::sound::Sound;
 
@@ -234,7 +235,10 @@ fn services(sound: &Sound) -> Table {
         let held: Vec<&str> = body.held.iter().map(|held| held.kind.name()).collect();
         vec![
             item.name.value.clone(),
-            body.program.value.clone(),
+            match &body.program_hash {
+                Some(hash) => format!("{}, only of SHA-256 {}", body.program.value, hexadecimal(hash)),
+                None => body.program.value.clone(),
+            },
             body.priority.to_string(),
             format!("{share:.0} %: {budget} of {period} µs"),
             render_size(body.stack_pages.value),

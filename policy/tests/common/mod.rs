@@ -4,6 +4,7 @@
 #![allow(dead_code, reason = "each test program uses a part")]
 
 pub mod image;
+pub mod release;
 pub mod xen;
 
 /// A loadable segment.

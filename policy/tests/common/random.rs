@@ -129,6 +129,9 @@ impl Shape {
                 index % 2,
                 budget * 4,
             );
+            if *stop && *limit % 2 == 1 {
+                let _ = writeln!(out, "program-sha256 = \"{}\"", format!("{:02x}", index % 2).repeat(32));
+            }
             for (kind, (name, words)) in HELD.iter().enumerate() {
                 let words = some(words, held >> (kind * 2));
                 if !words.is_empty() {
