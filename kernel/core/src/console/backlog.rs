@@ -239,6 +239,11 @@ mod tests {
     }
 
     #[test]
+    fn the_rooms_have_the_sizes_that_the_decision_gives_them() {
+        assert_eq!((CAPACITY, KERNEL_ROOM, OWN_ROOM), (16_384, 4_096, 320));
+    }
+
+    #[test]
     fn a_line_without_room_changes_nothing() {
         let mut backlog = Backlog::new();
         assert!(backlog.push(Account::text(id(0)), format_args!("{:x>300}", "")));
