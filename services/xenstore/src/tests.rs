@@ -232,6 +232,8 @@ fn a_client_cannot_use_up_the_others_watches() {
     assert_eq!(world.ask(1, Action::Watch(path("device/vif/0"), 4)), Err(StoreError::Quota));
     assert_eq!(world.ask(1, Action::Watch(path("device/vif/0"), 3)), Err(StoreError::Other));
     assert_eq!(world.ask(0, Action::Watch(path("control"), 0)), Ok(vec![]));
+    assert_eq!(world.ask(1, Action::Unwatch(path("device/vif/0"), 0)), Ok(vec![]));
+    assert_eq!(world.ask(1, Action::Watch(path("device/vif/0"), 4)), Ok(vec![]), "it has room again");
 }
 
 #[test]
@@ -288,6 +290,52 @@ fn a_transaction_is_not_kept_open_for_ever() {
     assert_eq!(world.ask(0, Action::Commit), Err(StoreError::Again));
     assert_eq!(world.daemon.get("/local/domain/7/control/x"), None);
     assert_eq!(world.ask(0, Action::Begin), Ok(vec![]));
+    // A client may give the lost one up, or begin another without a word about it.
+    for _ in 0..2 {
+        world.pass(10);
+        world.settle();
+        assert_eq!(world.ask(0, Action::Begin), Ok(vec![]));
+    }
+    world.pass(10);
+    world.settle();
+    assert_eq!((world.ask(0, Action::Abort), world.ask(0, Action::Commit)), (Ok(vec![]), Err(StoreError::Other)));
+}
+
+/// One pass does all that there is to do: nothing else would wake the service for the rest.
+#[test]
+fn an_answer_the_next_request_and_a_change_are_handled_in_one_pass() {
+    let mut world = World::new(0, 8);
+    world.ask(1, Action::Watch(path("device/vif/0"), 9)).expect("a watch");
+    world.changes(1);
+    let first = world.send(0, read("control/shutdown"));
+    world.service.notified(Notifications::ALL);
+    world.daemon.run();
+    world.daemon.set("/local/domain/7/device/vif/0/x", "1");
+    world.daemon.run();
+    world.send(0, read("control/shutdown"));
+    let before = world.daemon.requests.len();
+    world.service.notified(Notifications::ALL);
+    world.settle_clients();
+    assert!(world.take(0, first).is_some());
+    assert_eq!(world.changes(1), [9]);
+    world.daemon.run();
+    assert_eq!(world.daemon.requests.len(), before + 1);
+}
+
+#[test]
+fn while_the_daemon_is_silent_all_requests_fail_in_one_pass() {
+    let mut world = World::new(0, 8);
+    world.settle();
+    world.daemon.silent = true;
+    world.send(1, read("device/vif/0/mac"));
+    world.settle();
+    world.pass(5);
+    world.settle();
+    let ids = [0, 0, 0].map(|client| world.send(client, read("control/shutdown")));
+    world.service.notified(Notifications::ALL);
+    world.settle_clients();
+    assert_eq!(ids.map(|id| world.take(0, id)), [const { Some(Err(StoreError::Timeout)) }; 3]);
+    assert_eq!(world.system.console().matches("no answer from the daemon in 5 s").count(), 1);
 }
 
 #[test]

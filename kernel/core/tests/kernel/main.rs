@@ -7,6 +7,7 @@ mod console;
 mod events;
 mod faults;
 mod grants;
+mod limits;
 mod machine;
 mod noninterference;
 mod pins;
