@@ -455,11 +455,54 @@ fn a_daemon_that_offers_it_is_reconnected_to() {
     assert_eq!(world.daemon.watch_count(), 1);
 }
 
+/// The toolstack starts the guest while the daemon still connects: a state of the ring, not a fault.
+#[test]
+fn a_service_that_starts_before_the_daemon_waits_for_it_and_then_fails_requests() {
+    let mut world = World::new(0, 8);
+    world.ring.store(2068, 1);
+    (world.service, world.clients) = service(&world.system, &world.ring, &world.memory);
+    let id = world.send(1, read("device/vif/0/mac"));
+    world.settle();
+    assert_eq!(world.take(1, id), None);
+    assert_eq!(world.service.deadline(), Some(Instant(world.service_now() + 1_000_000_000)));
+    world.pass(1);
+    world.settle();
+    assert_eq!(world.take(1, id), Some(Err(StoreError::Timeout)));
+    assert_eq!(world.ask(1, read("device/vif/0/mac")), Err(StoreError::Timeout), "at once");
+    world.ring.store(2068, 0);
+    world.settle();
+    assert!(world.ask(1, read("device/vif/0/mac")).is_ok());
+}
+
+#[test]
+fn a_connection_that_dies_before_the_own_id_is_known_leaves_nothing_to_wait_for() {
+    let mut world = World::new(0, 8);
+    world.daemon.silent = true;
+    world.service.notified(Notifications::ALL);
+    world.ring.store(2060, 5_000);
+    world.settle();
+    assert!(world.system.console().contains("is dead"));
+    assert_eq!(world.service.deadline(), None);
+}
+
+/// An open transaction is looked at once the outstanding request is answered.
+#[test]
+fn while_a_request_is_outstanding_its_deadline_alone_counts() {
+    let mut world = World::new(0, 8);
+    world.ask(0, Action::Begin).expect("a transaction");
+    world.pass(9);
+    world.daemon.silent = true;
+    world.send(0, write("control/x", "1"));
+    world.settle();
+    assert_eq!(world.service.deadline(), Some(Instant(world.service_now() + 5_000_000_000)));
+}
+
 #[test]
 fn a_daemon_that_does_not_tell_the_own_id_at_first_is_asked_again() {
     let mut world = World::new(0, 8);
     world.daemon.errors.push_back("EIO");
     world.settle();
+    assert_eq!(world.service.deadline(), Some(Instant(world.service_now() + 1_000_000_000)));
     let absolute = || read("/local/domain/7/device/vif/0/mac");
     assert_eq!(world.ask(1, absolute()), Err(StoreError::Policy));
     assert!(world.ask(1, read("device/vif/0/mac")).is_ok());
