@@ -310,6 +310,12 @@ mod tests {
     }
 
     #[test]
+    fn a_report_says_what_a_service_does() {
+        let texts = [State::Ready, State::Waiting(u64::MAX), State::Waiting(70), State::Stopped].map(|s| s.to_string());
+        assert_eq!(texts, ["Ready", "Waiting", "Waiting(70)", "Stopped"]);
+    }
+
+    #[test]
     fn of_two_alarms_at_one_time_the_first_counts() {
         let alarm = |at, owner| Alarm { at, owner: Some(id(owner)) };
         assert_eq!(alarm(7, 0).earlier(alarm(7, 1)), alarm(7, 0));

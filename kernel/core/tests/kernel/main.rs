@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod authority;
+mod charges;
 mod clearing;
 mod console;
 mod events;

@@ -16,7 +16,7 @@
 //! the registers that no trap frame holds, which `tests/guests/storm.toml` checks on real Xen.
 
 mod flows;
-mod islands;
+pub mod islands;
 #[path = "../../../../../policy/tests/common/random.rs"]
 #[expect(dead_code, reason = "the tests of the policy crate use the rest")]
 mod random_policies;
