@@ -365,6 +365,25 @@ fn a_silent_daemon_costs_a_time_out_and_is_recovered_from() {
 }
 
 #[test]
+fn room_for_an_own_request_does_not_end_a_pass_while_the_daemon_is_silent() {
+    let mut world = World::new(0, 8);
+    world.settle();
+    world.daemon.silent = true;
+    world.ring.store(2048, world.ring.load(2052).wrapping_sub(1024));
+    world.send(1, read("device/vif/0/mac"));
+    world.settle();
+    world.pass(5);
+    world.settle();
+    // The greeting waits for room, which there is now.
+    world.ring.store(2048, world.ring.load(2052));
+    let ids = [0, 0, 0].map(|client| world.send(client, read("control/shutdown")));
+    world.service.notified(Notifications::ALL);
+    world.settle_clients();
+    assert_eq!(ids.map(|id| world.take(0, id)), [const { Some(Err(StoreError::Timeout)) }; 3]);
+    assert_ne!(world.ring.load(2048), world.ring.load(2052), "it was sent");
+}
+
+#[test]
 fn a_restarted_service_finds_its_place_in_the_stream() {
     let mut world = World::new(77, 8);
     world.ask(1, Action::Watch(path("device/vif/0"), 9)).expect("a watch");
