@@ -71,8 +71,10 @@ impl Case {
         let source = random.below(services.len());
         services[source].0 = Role::Source;
         if random.below(2) == 0 {
-            // Before all others, so that whatever it is not charged for, they lose.
-            services[source].1 = 5;
+            // Before all others but one that wants all the rest, so that whatever it is not charged
+            // for, that one loses.
+            (services[source].1, services[source].2) = (5, period / 2);
+            services.push((Role::Busy, 4, period));
         }
         if random.below(3) == 0 {
             // The first of all, which always has budget left: its deadlines are met within bounds.
