@@ -63,9 +63,7 @@ impl Shared {
 
     /// Sends a SYN from a port that was not used before. Returns the port and the answer.
     fn syn(&mut self, host: Host) -> (u16, Option<Segment>) {
-        self.port += 1;
-        let syn = Segment { from: self.port, to: PORT, seq: 9, flags: SYN, window: 1000, ..Segment::default() };
-        let answers = self.bench.segment(host, &syn);
+        let answers = self.bench.segment(host, &syn(&mut self.port));
         (self.port, answers.into_iter().find(|answer| answer.to == self.port))
     }
 
@@ -215,6 +213,73 @@ fn a_flood_of_syns_of_one_address_delays_nobody_else() {
             flood(&mut shared);
             assert!(shared.complete(far(2), port, &answer), "full: {full}, by {flooder:?}");
         }
+    }
+}
+
+/// Delivers `inner` of `host` between two SYNs of another address, before the service runs again.
+fn among_syns(shared: &mut Shared, flooder: Host, host: Host, inner: &Segment) -> Vec<Segment> {
+    for (of, segment) in [(flooder, &syn(&mut shared.port)), (host, inner), (flooder, &syn(&mut shared.port))] {
+        shared.bench.deliver(&segment.frame(of.mac, of.address));
+    }
+    bench::segments(shared.bench.run())
+}
+
+fn syn(port: &mut u16) -> Segment {
+    *port += 1;
+    Segment { from: *port, to: PORT, seq: 9, flags: SYN, window: 1000, ..Segment::default() }
+}
+
+/// The address has any number of connections, and its SYNs come before, between and in the same
+/// pass as the segments of a handshake.
+#[test]
+fn syns_of_an_address_delay_nobody_else_whatever_number_of_connections_it_holds() {
+    for held in 0..=ALL - KEPT {
+        for strangers in 1..=KEPT as u16 / 2 {
+            let mut shared = Shared::new();
+            let heavy = far(1);
+            assert_eq!((0..held).filter(|_| shared.open(heavy)).count(), held);
+            (0..70).for_each(|_| drop(shared.syn(heavy)));
+            let handshakes: Vec<(Host, Segment)> = (0..strangers)
+                .map(|number| {
+                    let (host, first) = (far(50 + number), syn(&mut shared.port));
+                    let answers = among_syns(&mut shared, heavy, host, &first);
+                    let answer = answers.into_iter().find(|answer| answer.to == first.from);
+                    let answer = answer.unwrap_or_else(|| panic!("SYN {number} beside {held} is not answered"));
+                    let (seq, ack) = (10, answer.seq.wrapping_add(1));
+                    (host, Segment { seq, ack, flags: ACK, ..first })
+                })
+                .collect();
+            (0..70).for_each(|_| drop(shared.syn(heavy)));
+            for (host, last) in handshakes {
+                let before = shared.bench.accepted().len();
+                among_syns(&mut shared, heavy, host, &last);
+                let from = |reply: &Reply| matches!(reply, Reply::Accepted { port, .. } if *port == last.from);
+                let accepted = shared.bench.replies.iter().any(from);
+                assert!(accepted, "{strangers} beside {held}: {before} were accepted");
+                shared.answer();
+            }
+        }
+    }
+}
+
+/// A handshake that is complete is no longer half open, even before the service has looked at it.
+#[test]
+fn a_complete_handshake_gives_way_to_no_syn() {
+    for full in [true, false] {
+        let mut shared = Shared::new();
+        while full && shared.open(far(1)) {}
+        let first = syn(&mut shared.port);
+        let answer = shared.bench.segment(far(2), &first).pop().expect("it is answered");
+        let last = Segment { seq: 10, ack: answer.seq.wrapping_add(1), flags: ACK, ..first };
+        shared.bench.deliver(&last.frame(GATEWAY.mac, far(2).address));
+        let data = Segment { data: b"hello".to_vec(), ..last };
+        shared.bench.deliver(&data.frame(GATEWAY.mac, far(2).address));
+        for number in 0..100 {
+            let forged = syn(&mut shared.port);
+            shared.bench.deliver(&forged.frame(GATEWAY.mac, far(1000 + number).address));
+        }
+        shared.bench.run();
+        assert!(shared.bench.replies.iter().any(|reply| matches!(reply, Reply::Received { length: 5, .. })), "{full}");
     }
 }
 

@@ -26,31 +26,47 @@ impl Connections {
     /// Makes sure that there is an idle or delivered connection for a SYN of `source`. Returns
     /// `None` if the source gets none.
     pub(super) fn make_room(&mut self, source: Source, now: Instant) -> Option<()> {
-        let half_open = self.lists.len(HALF_OPEN_LIST);
-        if self.free_count() > 0 {
-            // Of what is not kept free, all that is not held may be half open, and no more.
-            if self.all_free() - half_open <= self.reserve {
-                self.drop_half_open(source);
-            }
+        // Usually there are enough that are neither held nor half open.
+        if self.all_free() > self.reserve + self.lists.len(HALF_OPEN_LIST) {
             return Some(());
         }
-        if let Some(slow) = self.reclaim_slow(source, now) {
+        self.make_scarce_room(source, now)
+    }
+
+    #[inline(never)] // Rarely called.
+    fn make_scarce_room(&mut self, source: Source, now: Instant) -> Option<()> {
+        if self.free_count() == 0
+            && let Some(slow) = self.reclaim_slow(source, now)
+        {
             self.release(slow);
         }
-        if self.free_count() > 0 {
-            return Some(());
-        }
-        let number = self.sources.find(source);
-        let own_half_open = self.half_open_of(source);
-        let held = usize::from(self.sources.held(source)) + own_half_open;
-        if held > 0 {
-            // An address that replaces its own opens one connection at a time.
-            self.giving_way(number, held + 1, self.reserve + own_half_open, now)?;
-        }
-        if self.all_free() == half_open {
-            self.drop_half_open(source);
-        }
-        Some(())
+        let half_open = self.lists.len(HALF_OPEN_LIST);
+        let held = self.sources.held(source);
+        let has_share = if self.free_count() == 0 {
+            let number = self.sources.find(source);
+            let own_half_open = self.half_open_of(source);
+            let held = usize::from(held) + own_half_open;
+            if held > 0 {
+                // An address that replaces its own opens one connection at a time.
+                self.giving_way(number, held + 1, self.reserve + own_half_open, now)?;
+            }
+            true
+        } else {
+            // What is kept free is for sources that hold less than another. Of the rest, all that
+            // is not held may be half open for the others, and no more.
+            held < self.sources.most() || half_open - self.half_open_of_light() < self.free_count()
+        };
+        if has_share && self.all_free() > half_open { Some(()) } else { self.drop_half_open(source) }
+    }
+
+    /// Returns the number of half-open connections of sources that hold less than another, among the
+    /// oldest.
+    fn half_open_of_light(&mut self) -> usize {
+        let Connections { lists, table, sources, .. } = self;
+        let oldest = lists.iter(HALF_OPEN_LIST).take(MAX_SEARCHED);
+        let held = oldest.filter_map(|id| table.key(id)).map(|key| sources.held(key.source()));
+        let held: ArrayVec<u16, MAX_SEARCHED> = held.collect();
+        held.iter().filter(|held| **held < sources.most()).count()
     }
 
     /// Returns the number of half-open connections of `source`, among the oldest.
@@ -59,29 +75,36 @@ impl Connections {
         oldest.filter(|id| self.table.key(*id).is_some_and(|key| key.source() == source)).count()
     }
 
-    /// Releases the half-open connection that makes room for a SYN of `source`.
+    /// Releases the half-open connection that gives way to a SYN of `source`. Returns `None` if none
+    /// does.
     ///
     /// SYNs may have forged addresses. So sources that hold connections, and all others, have half
-    /// of the half-open ones each, if they need as many. Within each half, the source that has the
-    /// most gives way, and of its connections the oldest.
+    /// of the places for half-open ones each, if they need as many. Within each half, the source that
+    /// has the most half-open ones gives way, of several the one that holds the most connections, and
+    /// of its half-open ones the oldest. If that is `source`, and it has none, its SYN gives way.
     #[inline(never)] // Rarely called.
-    fn drop_half_open(&mut self, source: Source) {
-        let mut oldest = ArrayVec::<(u16, Source, bool), MAX_SEARCHED>::new();
+    fn drop_half_open(&mut self, source: Source) -> Option<()> {
+        let own = self.sources.held(source);
+        let mut oldest = ArrayVec::<(u16, Source, u16), MAX_SEARCHED>::new();
         for id in self.lists.iter(HALF_OPEN_LIST).take(MAX_SEARCHED) {
             let Some(other) = self.table.key(id).map(|key| key.source()) else { continue };
-            oldest.push((id, other, self.sources.held(other) > 0));
+            oldest.push((id, other, self.sources.held(other)));
         }
-        let is_known = self.sources.held(source) > 0;
-        let known = oldest.iter().filter(|(.., known)| *known).count() + usize::from(is_known);
-        let half = |of_known: bool| if of_known { known } else { oldest.len() + 1 - known };
         let of = |candidate: Source| {
             oldest.iter().filter(|(_, other, _)| *other == candidate).count() + usize::from(source == candidate)
         };
+        // An odd place is for those that hold less than another.
+        let places = self.all_free().min(MAX_SEARCHED) + usize::from(own >= self.sources.most());
+        let others = oldest.iter().filter(|(.., held)| (*held > 0) != (own > 0)).count();
+        let of_known = (own > 0) != (others > places / 2);
+        let half = oldest.iter().rev().filter(|(.., held)| (*held > 0) == of_known);
         // Of equals, the last is taken.
-        let weakest = oldest.iter().rev().max_by_key(|(_, other, known)| (half(*known), of(*other)));
-        if let Some((id, ..)) = weakest.copied() {
-            self.release(ConnectionId(id));
+        let (id, other, held) = half.max_by_key(|(_, other, held)| (of(*other), *held)).copied()?;
+        if of_known == (own > 0) && (of(other), held) < (of(source), own) {
+            return None;
         }
+        self.release(ConnectionId(id));
+        Some(())
     }
 
     /// Returns a closing connection whose peer has taken too little for too long. If there is none
