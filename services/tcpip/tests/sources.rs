@@ -36,7 +36,12 @@ struct Shared {
 
 impl Shared {
     fn new() -> Self {
-        let mut bench = Bench::new(STATIC);
+        Self::with(ALL)
+    }
+
+    /// The same with another number of connections.
+    fn with(connections: usize) -> Self {
+        let mut bench = Bench::made(STATIC, 0, connections * 2048, connections * 4096, || ());
         bench.frame(&bench::arp(1, GATEWAY, bench::OURS));
         Shared { bench, holders: BTreeMap::new(), ended: Vec::new(), port: 1000, answers: true }
     }
@@ -216,6 +221,11 @@ fn a_flood_of_syns_of_one_address_delays_nobody_else() {
     }
 }
 
+fn syn(port: &mut u16) -> Segment {
+    *port += 1;
+    Segment { from: *port, to: PORT, seq: 9, flags: SYN, window: 1000, ..Segment::default() }
+}
+
 /// Delivers `inner` of `host` between two SYNs of another address, before the service runs again.
 fn among_syns(shared: &mut Shared, flooder: Host, host: Host, inner: &Segment) -> Vec<Segment> {
     for (of, segment) in [(flooder, &syn(&mut shared.port)), (host, inner), (flooder, &syn(&mut shared.port))] {
@@ -224,39 +234,63 @@ fn among_syns(shared: &mut Shared, flooder: Host, host: Host, inner: &Segment) -
     bench::segments(shared.bench.run())
 }
 
-fn syn(port: &mut u16) -> Segment {
-    *port += 1;
-    Segment { from: *port, to: PORT, seq: 9, flags: SYN, window: 1000, ..Segment::default() }
+/// Handshakes beside the SYNs of an address that holds many connections.
+#[derive(Clone, Copy, Debug)]
+struct Handshakes {
+    /// The number of all connections, and of those that the address holds.
+    all: usize,
+    held: usize,
+    /// The number of other addresses, which make a handshake each, all at once.
+    others: u16,
+    /// They have a connection each.
+    known: bool,
+    /// The address has done nothing for so long that it may replace its own.
+    rested: bool,
 }
 
-/// The address has any number of connections, and its SYNs come before, between and in the same
-/// pass as the segments of a handshake.
+impl Handshakes {
+    /// Asserts that all handshakes succeed: SYNs come before, between and together with each
+    /// segment.
+    fn succeed(self) {
+        let (mut shared, heavy) = (Shared::with(self.all), far(1));
+        if self.known {
+            assert!((0..self.others).all(|number| shared.open(far(50 + number))), "{self:?}");
+        }
+        (0..self.held).for_each(|_| {
+            shared.open(heavy);
+        });
+        shared.bench.pass(if self.rested { 4000 } else { 1 });
+        let flood = |shared: &mut Shared| (0..70).for_each(|_| drop(shared.syn(heavy)));
+        flood(&mut shared);
+        let mut handshakes = Vec::new();
+        for number in 0..self.others {
+            let (host, first) = (far(50 + number), syn(&mut shared.port));
+            let answers = among_syns(&mut shared, heavy, host, &first);
+            let answer = answers.into_iter().find(|answer| answer.to == first.from && answer.flags == SYN | ACK);
+            let ack = answer.unwrap_or_else(|| panic!("SYN {number} has no answer: {self:?}")).seq.wrapping_add(1);
+            handshakes.push((host, Segment { seq: 10, ack, flags: ACK, ..first }));
+        }
+        flood(&mut shared);
+        for (host, last) in handshakes {
+            among_syns(&mut shared, heavy, host, &last);
+            let from = |reply: &Reply| matches!(reply, Reply::Accepted { port, .. } if *port == last.from);
+            assert!(shared.bench.replies.iter().any(from), "{host:?} is not accepted: {self:?}");
+            shared.answer();
+        }
+    }
+}
+
 #[test]
-fn syns_of_an_address_delay_nobody_else_whatever_number_of_connections_it_holds() {
-    for held in 0..=ALL - KEPT {
-        for strangers in 1..=KEPT as u16 / 2 {
-            let mut shared = Shared::new();
-            let heavy = far(1);
-            assert_eq!((0..held).filter(|_| shared.open(heavy)).count(), held);
-            (0..70).for_each(|_| drop(shared.syn(heavy)));
-            let handshakes: Vec<(Host, Segment)> = (0..strangers)
-                .map(|number| {
-                    let (host, first) = (far(50 + number), syn(&mut shared.port));
-                    let answers = among_syns(&mut shared, heavy, host, &first);
-                    let answer = answers.into_iter().find(|answer| answer.to == first.from);
-                    let answer = answer.unwrap_or_else(|| panic!("SYN {number} beside {held} is not answered"));
-                    let (seq, ack) = (10, answer.seq.wrapping_add(1));
-                    (host, Segment { seq, ack, flags: ACK, ..first })
-                })
-                .collect();
-            (0..70).for_each(|_| drop(shared.syn(heavy)));
-            for (host, last) in handshakes {
-                let before = shared.bench.accepted().len();
-                among_syns(&mut shared, heavy, host, &last);
-                let from = |reply: &Reply| matches!(reply, Reply::Accepted { port, .. } if *port == last.from);
-                let accepted = shared.bench.replies.iter().any(from);
-                assert!(accepted, "{strangers} beside {held}: {before} were accepted");
-                shared.answer();
+fn syns_of_an_address_delay_nobody_who_holds_less_whatever_it_holds() {
+    for (all, kept) in [(16, 2), (ALL, KEPT)] {
+        for (held, rested) in (0..=all - kept).flat_map(|held| [(held, false), (held, true)]) {
+            for others in 1..=kept as u16 {
+                if usize::from(others) <= kept / 2 {
+                    Handshakes { all, held, others, known: false, rested }.succeed();
+                }
+                if held > 1 {
+                    Handshakes { all, held, others, known: true, rested }.succeed();
+                }
             }
         }
     }
