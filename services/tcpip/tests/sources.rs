@@ -296,6 +296,17 @@ fn syns_of_an_address_delay_nobody_who_holds_less_whatever_it_holds() {
     }
 }
 
+/// Half-open connections of strangers are in the places that are kept for them.
+#[test]
+fn strangers_that_complete_no_handshake_take_no_place_of_an_address_with_many_connections() {
+    for strangers in 1..=KEPT as u16 {
+        let (mut shared, heavy) = (Shared::new(), far(1));
+        assert!((0..ALL - KEPT - 1).all(|_| shared.open(heavy)));
+        assert!((0..strangers).all(|number| shared.syn(far(50 + number)).1.is_some()));
+        assert!(shared.open(heavy), "beside {strangers}");
+    }
+}
+
 /// A handshake that is complete is no longer half open, even before the service has looked at it.
 #[test]
 fn a_complete_handshake_gives_way_to_no_syn() {
