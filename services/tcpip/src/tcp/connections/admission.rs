@@ -40,71 +40,40 @@ impl Connections {
         {
             self.release(slow);
         }
-        let half_open = self.lists.len(HALF_OPEN_LIST);
-        let held = self.sources.held(source);
-        let has_share = if self.free_count() == 0 {
-            let number = self.sources.find(source);
-            let own_half_open = self.half_open_of(source);
-            let held = usize::from(held) + own_half_open;
-            if held > 0 {
+        let (half_open, oldest) = (self.lists.len(HALF_OPEN_LIST), self.oldest_half_open());
+        let (held, most, free) = (self.sources.held(source), self.sources.most(), self.free_count());
+        let own_half_open = oldest.iter().filter(|one| one.source == source).count();
+        let has_share = if free == 0 {
+            let all = usize::from(held) + own_half_open;
+            if all > 0 {
                 // An address that replaces its own opens one connection at a time.
-                self.giving_way(number, held + 1, self.reserve + own_half_open, now)?;
+                let number = self.sources.find(source);
+                self.giving_way(number, all + 1, self.reserve + own_half_open, now)?;
             }
             true
         } else {
             // What is kept free is for sources that hold less than another. Of the rest, all that
             // is not held may be half open for the others, and no more.
-            held < self.sources.most() || half_open - self.half_open_of_light() < self.free_count()
+            let light = oldest.iter().filter(|one| one.held < most).count();
+            held < most || half_open - light < free
         };
-        if has_share && self.all_free() > half_open { Some(()) } else { self.drop_half_open(source) }
-    }
-
-    /// Returns the number of half-open connections of sources that hold less than another, among the
-    /// oldest.
-    fn half_open_of_light(&mut self) -> usize {
-        let Connections { lists, table, sources, .. } = self;
-        let oldest = lists.iter(HALF_OPEN_LIST).take(MAX_SEARCHED);
-        let held = oldest.filter_map(|id| table.key(id)).map(|key| sources.held(key.source()));
-        let held: ArrayVec<u16, MAX_SEARCHED> = held.collect();
-        held.iter().filter(|held| **held < sources.most()).count()
-    }
-
-    /// Returns the number of half-open connections of `source`, among the oldest.
-    fn half_open_of(&self, source: Source) -> usize {
-        let oldest = self.lists.iter(HALF_OPEN_LIST).take(MAX_SEARCHED);
-        oldest.filter(|id| self.table.key(*id).is_some_and(|key| key.source() == source)).count()
-    }
-
-    /// Releases the half-open connection that gives way to a SYN of `source`. Returns `None` if none
-    /// does.
-    ///
-    /// SYNs may have forged addresses. So sources that hold connections, and all others, have half
-    /// of the places for half-open ones each, if they need as many. Within each half, the source that
-    /// has the most half-open ones gives way, of several the one that holds the most connections, and
-    /// of its half-open ones the oldest. If that is `source`, and it has none, its SYN gives way.
-    #[inline(never)] // Rarely called.
-    fn drop_half_open(&mut self, source: Source) -> Option<()> {
-        let own = self.sources.held(source);
-        let mut oldest = ArrayVec::<(u16, Source, u16), MAX_SEARCHED>::new();
-        for id in self.lists.iter(HALF_OPEN_LIST).take(MAX_SEARCHED) {
-            let Some(other) = self.table.key(id).map(|key| key.source()) else { continue };
-            oldest.push((id, other, self.sources.held(other)));
+        if !has_share || self.all_free() <= half_open {
+            // An odd place is for those that hold less than another.
+            let half = (self.all_free().min(MAX_SEARCHED) + usize::from(held >= most)) / 2;
+            self.release(weakest(&oldest, source, held, half)?);
         }
-        let of = |candidate: Source| {
-            oldest.iter().filter(|(_, other, _)| *other == candidate).count() + usize::from(source == candidate)
-        };
-        // An odd place is for those that hold less than another.
-        let places = self.all_free().min(MAX_SEARCHED) + usize::from(own >= self.sources.most());
-        let others = oldest.iter().filter(|(.., held)| (*held > 0) != (own > 0)).count();
-        let of_known = (own > 0) != (others > places / 2);
-        let half = oldest.iter().rev().filter(|(.., held)| (*held > 0) == of_known);
-        // Of equals, the last is taken.
-        let (id, other, held) = half.max_by_key(|(_, other, held)| (of(*other), *held)).copied()?;
-        if of_known == (own > 0) && (of(other), held) < (of(source), own) {
-            return None;
-        }
-        self.release(ConnectionId(id));
         Some(())
+    }
+
+    /// Returns the oldest half-open connections.
+    fn oldest_half_open(&mut self) -> ArrayVec<HalfOpen, MAX_SEARCHED> {
+        let mut oldest = ArrayVec::new();
+        for id in self.lists.iter(HALF_OPEN_LIST).take(MAX_SEARCHED) {
+            if let Some(source) = self.table.key(id).map(|key| key.source()) {
+                oldest.push(HalfOpen { id: ConnectionId(id), source, held: self.sources.held(source) });
+            }
+        }
+        oldest
     }
 
     /// Returns a closing connection whose peer has taken too little for too long. If there is none
@@ -180,6 +149,41 @@ impl Connections {
         let (last_used, id) = sources.connections(from, MAX_SEARCHED).filter_map(used).min()?;
         (last_used <= before).then_some(id)
     }
+}
+
+/// A half-open connection.
+struct HalfOpen {
+    id: ConnectionId,
+    source: Source,
+    /// The number of connections that its source holds.
+    held: u16,
+}
+
+/// Returns the half-open connection that gives way to a SYN of `source`, which holds `held`
+/// connections. Returns `None` if none does.
+///
+/// SYNs may have forged addresses. So sources that hold connections, and all others, have `half` of
+/// the places for half-open ones each, if they need as many. Within each half, the source that has
+/// the most half-open ones gives way, of several the one that holds the most connections, and of its
+/// half-open ones the oldest. If that is `source`, and it has none, its SYN gives way.
+fn weakest(oldest: &[HalfOpen], source: Source, held: u16, half: usize) -> Option<ConnectionId> {
+    let known = held > 0;
+    let others = oldest.iter().filter(|one| (one.held > 0) != known).count();
+    let of_known = known != (others > half);
+    let weight = |source_of: Source, held: u16| {
+        let of = oldest.iter().filter(|one| one.source == source_of).count();
+        (of + usize::from(source_of == source), held)
+    };
+    // From the newest on, so that of equals the oldest is taken.
+    let mut found = None;
+    let mut heaviest = if known == of_known { weight(source, held) } else { (0, 0) };
+    for one in oldest.iter().rev().filter(|one| (one.held > 0) == of_known) {
+        let weight = weight(one.source, one.held);
+        if weight >= heaviest {
+            (found, heaviest) = (Some(one.id), weight);
+        }
+    }
+    found
 }
 
 /// Returns the peer of a socket, whose address has the number `source`.
