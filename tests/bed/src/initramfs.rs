@@ -58,8 +58,8 @@ const LOAD_PROGRAMS: [&str; 7] = [
 /// Their packages (Python comes with the Xen tools).
 const LOAD_PACKAGES: [&str; 6] = ["wrk", "apache2-utils", "httperf", "siege", "ethtool", "iproute2"];
 /// Programs that make slow clients, record what passes an interface, and connect a client with an
-/// address of its own.
-const SLOW_PROGRAMS: [&str; 3] = ["/usr/bin/slowhttptest", "/usr/bin/tcpdump", "/usr/sbin/ip"];
+/// address of its own that is further away.
+const SLOW_PROGRAMS: [&str; 4] = ["/usr/bin/slowhttptest", "/usr/bin/tcpdump", "/usr/sbin/ip", "/usr/sbin/tc"];
 /// Their packages.
 const SLOW_PACKAGES: [&str; 3] = ["slowhttptest", "tcpdump", "iproute2"];
 /// Libraries that are opened by name at run time: `pthread_cancel` in libxl wants libgcc.
@@ -131,7 +131,7 @@ fn build(installed: &Installed, kind: Dom0) -> Result<Vec<u8>, BedError> {
     let mut console = "/host/console";
     if kind == Dom0::SlowClients {
         programs.extend(SLOW_PROGRAMS.iter().map(PathBuf::from));
-        modules.push("veth");
+        modules.extend(["veth", "sch_netem"]);
         console = "/run/console";
         // tcpdump looks up the user that it runs as.
         tree.file("etc/passwd", 0o644, "root:x:0:0:root:/root:/bin/sh\n");

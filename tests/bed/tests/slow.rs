@@ -26,7 +26,7 @@ const MODES: [(&str, &str); 5] = [
     ("range", "-R -a 1 -b 3000 -t GET"),
 ];
 /// The number of connections, the number of new ones in a second, and the duration in seconds.
-const COMMON: &str = "-c 2000 -r 200 -l 20 -p 20 -u http://10.0.2.15/large";
+const COMMON: &str = "-c 2000 -r 200 -l 15 -p 15 -u http://10.0.2.15/large";
 const HONEST: [u8; 4] = [10, 0, 2, 30];
 /// The time within which an answer must come. A SYN that was dropped is repeated after a second at
 /// the earliest.
@@ -34,7 +34,7 @@ const LIMIT: Duration = Duration::from_secs(1);
 /// The time that a command may take in dom0.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Takes QEMU's network off the bridge, whose time is this machine's, and puts the honest client on
-/// it.
+/// it. The client is 20 ms away, so that SYNs of others come between its segments.
 const SETUP: &str = "
 brctl delif xenbr0 eth0
 unshare -n sleep 1000000 > /dev/null 2>&1 &
@@ -44,6 +44,7 @@ sleep 1
 brctl addif xenbr0 honest && ip link set honest up || exit
 nsenter -t $(cat /run/honest) -n ip addr add 10.0.2.30/24 dev eth0 || exit
 nsenter -t $(cat /run/honest) -n ip link set eth0 up || exit
+/usr/sbin/tc qdisc add dev honest root netem delay 20ms || exit
 for try in $(seq 100); do
     timeout 5 wget -q -O /dev/null http://10.0.2.15/ && exit
     usleep 100000
