@@ -126,10 +126,12 @@ fn a_policy_pins_a_program() {
 fn an_image_with_another_program_than_the_pinned_one_is_refused() {
     let policy = pinning(&manager_hash());
     let mut file = pack_by(&policy, &program(1)).unwrap();
-    let text = common::offset_of(&file, &program(1).parts[1].bytes[..0x20]);
-    // The first program with this text is the driver's.
-    let text = text + common::offset_of(&file[text + 0x1000..], &program(1).parts[1].bytes[..0x20]) + 0x1000;
-    file[text + 0x200] = 0x90;
+    let address = program(1).parts[1].virtual_address;
+    let (_, all) = common::headers(&file);
+    let text = all.iter().find(|header| header.virtual_address == address).unwrap();
+    common::fill_up(&mut file, text.physical_address);
+    file[text.offset as usize + 0x200] = 0x90;
+    common::cut_zeros(&mut file, text.physical_address);
     common::seal(&mut file);
     let verdict = verify(&file, &Against::default()).unwrap();
     let errors: Vec<String> =
