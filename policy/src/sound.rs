@@ -5,7 +5,7 @@ use std::path::Path;
 use sha2::{Digest, Sha256};
 
 use crate::address_space::image_base;
-use crate::authority::search::Search;
+use crate::authority::reach::Authority;
 use crate::authority::{Index, Rule, index, names};
 use crate::canonical;
 use crate::check;
@@ -98,8 +98,8 @@ impl Sound {
         &self.file
     }
 
-    pub(crate) fn search(&self) -> Search<'_> {
-        Search { policy: &self.policy, index: &self.index }
+    pub(crate) fn authority(&self) -> Authority<'_> {
+        Authority::new(&self.policy, &self.index)
     }
 
     pub(crate) fn step(&self, rule: Rule) -> Step {

@@ -1,42 +1,161 @@
-//! Computes every right of every subject, forward from the rules.
+//! Computes what is done at each node, and every right of every subject without takeovers.
+
+use std::collections::HashMap;
 
 use cloister_caps::tables::{Access, AfterLimit};
 use cloister_caps::weakness::Weakness;
 
-use super::operation::effects;
+use super::catalogue::{Effects, Grants, Ports};
+use super::flow::{Flow, Node};
+use super::reach::{Authority, Way};
 use super::{Index, Object, Op, Right, Rule, Subject};
 use crate::model::{Policy, Service, Source};
 
 /// Returns the closure in the order of subjects, objects and operations: each right once, with its
 /// largest amount.
 pub(crate) fn closure(policy: &Policy, index: &Index) -> Vec<Right> {
-    let mut closure = Closure { policy, index, rights: Vec::new() };
-    for service in 0..policy.services.items.len() {
-        closure.own(service);
-        closure.mapped(service);
-        closure.channels(service);
-        closure.delegated(service);
-    }
-    closure.pins();
-    closure.outside();
-    let mut rights = closure.rights;
-    rights.sort_by(|a, b| {
-        let key = |right: &Right| (right.subject, right.object, right.op);
-        key(a).cmp(&key(b)).then(b.amount.cmp(&a.amount)).then(a.path.len().cmp(&b.path.len()))
-    });
-    rights.dedup_by(|later, first| (later.subject, later.object, later.op) == (first.subject, first.object, first.op));
-    rights
+    let authority = Authority::new(policy, index);
+    let of = |subject: &Subject| {
+        let subject = *subject;
+        let right =
+            move |way: Way| Right { subject, object: way.object, op: way.op, amount: way.amount, path: way.rules };
+        authority.rights(subject, 0).into_iter().map(right).collect::<Vec<_>>()
+    };
+    authority.subjects().iter().flat_map(of).collect()
 }
 
-struct Closure<'a> {
+/// An operation that is done at a node, with the rules that allow it.
+#[derive(Clone, Debug)]
+pub(crate) struct Ability {
+    pub object: Object,
+    pub op: Op,
+    pub amount: u64,
+    pub rules: Vec<Rule>,
+}
+
+/// Returns what is done at each node.
+pub(crate) fn abilities(
+    policy: &Policy,
+    index: &Index,
+    flow: &Flow<'_>,
+    nodes: &[Node],
+) -> HashMap<Node, Vec<Ability>> {
+    let mut direct = Direct { policy, index, abilities: HashMap::new() };
+    for service in 0..policy.services.items.len() {
+        direct.own(service);
+        direct.mapped(service);
+        direct.channels(service);
+        direct.paths(service, flow);
+    }
+    direct.pins();
+    direct.outside();
+    let mut found: HashMap<Node, Vec<Ability>> =
+        direct.abilities.into_iter().map(|(subject, abilities)| (Node::All(subject), abilities)).collect();
+    for node in nodes {
+        if let (Some(effects), Some(Subject::Service(service))) = (flow.effects(*node), node.party(index)) {
+            let own = found.get(&Node::All(Subject::Service(service))).map_or(&[][..], |own| own);
+            let mut done = driven(own, effects, index, *node);
+            done.extend(client_paths(policy, index, effects, *node));
+            found.insert(*node, done);
+        }
+    }
+    found
+}
+
+/// Returns those of a program's own abilities that an input makes it use.
+fn driven(own: &[Ability], effects: Effects, index: &Index, node: Node) -> Vec<Ability> {
+    let client = match node {
+        Node::Asked(queue) => index.queues.get(queue).map(|ends| ends.from),
+        _ => None,
+    };
+    let granted = |grant: usize| match effects.grants {
+        Grants::None => false,
+        Grants::All => true,
+        Grants::OfClient => index.grants.get(grant).is_some_and(|parties| Some(parties.client) == client),
+    };
+    let done = |ability: &&Ability| match ability.object {
+        Object::Console => true,
+        Object::Power => effects.power,
+        Object::Port(port) => {
+            let to_domain = index.ports.get(port).is_some_and(|channel| channel.peer.is_some());
+            match (to_domain, ability.op) {
+                (true, Op::Send) => effects.ports != Ports::None,
+                (true, Op::Open | Op::Close) => effects.ports == Ports::All,
+                (false, Op::Send) => effects.daemon,
+                _ => false,
+            }
+        }
+        Object::Grant(grant) => granted(grant),
+        // Whoever makes it open a channel or issue a grant names the peer.
+        Object::Domain(_) => match ability.rules.last() {
+            Some(Rule::Pin(_)) => effects.pins,
+            Some(Rule::Grant(grant)) => granted(*grant),
+            _ => effects.ports == Ports::All,
+        },
+        Object::Queue(queue) => {
+            let interface = index.interfaces.get(queue).map_or("", String::as_str);
+            let list = if ability.op == Op::Request { effects.asks } else { effects.tells };
+            list.contains(&interface)
+        }
+        _ => false,
+    };
+    own.iter().filter(done).cloned().collect()
+}
+
+/// Returns the operations on the paths of the client that asks.
+fn client_paths(policy: &Policy, index: &Index, effects: Effects, node: Node) -> Vec<Ability> {
+    let Node::Asked(queue) = node else { return Vec::new() };
+    let ends = index.queues.get(queue).filter(|_| effects.paths);
+    let links = ends.and_then(|ends| index.services.get(ends.from));
+    links.and_then(|links| links.xenstore_entry).map_or(Vec::new(), |entry| path_rights(policy, entry))
+}
+
+/// Returns the operations that the path rules of a client give.
+fn path_rights(policy: &Policy, entry: usize) -> Vec<Ability> {
+    let paths = policy.xenstore.items.get(entry).map_or(&[][..], |item| &item.body);
+    let rights = paths.iter().enumerate().flat_map(|(path, right)| {
+        let ops = [(Op::Read, right.read), (Op::Write, right.write), (Op::Watch, right.watch)];
+        ops.into_iter().filter(|(_, has)| *has).map(move |(op, _)| (path, op))
+    });
+    let ability = |(path, op)| {
+        let (object, rules) = (Object::Path(entry, path), vec![Rule::Path(entry, path)]);
+        Ability { object, op, amount: 1, rules }
+    };
+    rights.map(ability).collect()
+}
+
+/// What each subject can do itself.
+struct Direct<'a> {
     policy: &'a Policy,
     index: &'a Index,
-    rights: Vec<Right>,
+    abilities: HashMap<Subject, Vec<Ability>>,
 }
 
-impl Closure<'_> {
-    fn push(&mut self, subject: Subject, object: Object, op: Op, amount: u64, path: &[Rule]) {
-        self.rights.push(Right { subject, object, op, amount, path: path.to_vec() });
+impl Direct<'_> {
+    fn push(&mut self, subject: Subject, object: Object, op: Op, amount: u64, rules: &[Rule]) {
+        let ability = Ability { object, op, amount, rules: rules.to_vec() };
+        self.abilities.entry(subject).or_default().push(ability);
+    }
+
+    /// Adds every operation on every path for whoever has the XenStore ring, by this rule.
+    fn any_path(&mut self, subject: Subject, rule: Rule) {
+        for (entry, item) in self.policy.xenstore.items.iter().enumerate() {
+            for path in 0..item.body.len() {
+                for op in [Op::Read, Op::Write, Op::Watch] {
+                    self.push(subject, Object::Path(entry, path), op, 1, &[rule]);
+                }
+            }
+        }
+    }
+
+    /// Adds the paths of a service that has the XenStore ring itself. Those of a client are done by
+    /// its server.
+    fn paths(&mut self, position: usize, flow: &Flow<'_>) {
+        if flow.has_ring(position)
+            && let Some((region, entry)) = self.index.ring_of(self.policy, position)
+        {
+            self.any_path(Subject::Service(position), Rule::Map(region, entry));
+        }
     }
 
     fn own(&mut self, position: usize) {
@@ -147,64 +266,9 @@ impl Closure<'_> {
         let index = self.index;
         for (domain, links) in index.domains.iter().enumerate() {
             let Some(by) = links.pinned_by else { continue };
-            for subject in [Subject::Service(by), Subject::Toolstack] {
+            // The daemon says what the node holds.
+            for subject in [Subject::Service(by), Subject::Toolstack, Subject::XenStoreDaemon] {
                 self.push(subject, Object::Domain(domain), Op::Pin, 1, &[Rule::Pin(domain)]);
-            }
-        }
-    }
-
-    /// Adds what a service causes by asking: see [`effects`].
-    fn delegated(&mut self, position: usize) {
-        let index = self.index;
-        let asks = index.services.get(position).map_or(&[][..], |around| &around.client_queues);
-        for queue in asks {
-            self.by_asking(position, position, &[Rule::Queue(*queue)]);
-        }
-    }
-
-    /// Adds what `subject` causes when `client` asks by the last queue of `way`.
-    fn by_asking(&mut self, subject: usize, client: usize, way: &[Rule]) {
-        let (policy, index) = (self.policy, self.index);
-        let Some(Rule::Queue(queue)) = way.last().copied() else { return };
-        let (Some(item), Some(ends)) = (policy.queues.items.get(queue), index.queues.get(queue)) else { return };
-        let (Some(server), Some(asker)) = (index.services.get(ends.to), index.services.get(client)) else { return };
-        let effects = effects(&item.body.interface.value);
-        let end = |rule: Rule| way.iter().copied().chain([rule]).collect::<Vec<_>>();
-        let who = Subject::Service(subject);
-        if effects.grants {
-            for grant in asker
-                .grants_on_behalf
-                .iter()
-                .filter(|grant| index.grants.get(**grant).is_some_and(|g| g.holder == ends.to))
-            {
-                let amount = self.granted_pages(*grant);
-                self.push(who, Object::Grant(*grant), Op::Issue, amount, &end(Rule::Grant(*grant)));
-                self.push(who, Object::Grant(*grant), Op::End, amount, &end(Rule::Grant(*grant)));
-                self.choice_by_grant(who, *grant, &end(Rule::Grant(*grant)));
-            }
-        }
-        if let (true, Some(entry)) = (effects.store, asker.xenstore_entry) {
-            let paths = policy.xenstore.items.get(entry).map_or(&[][..], |item| &item.body);
-            for (path, right) in paths.iter().enumerate() {
-                for (op, has) in [(Op::Read, right.read), (Op::Write, right.write), (Op::Watch, right.watch)] {
-                    if has {
-                        self.push(who, Object::Path(entry, path), op, 1, &end(Rule::Path(entry, path)));
-                    }
-                }
-            }
-        }
-        for port in &server.ports {
-            let Some(channel) = index.ports.get(*port) else { continue };
-            let caused = if channel.peer.is_some() { effects.events } else { effects.store };
-            let rights = policy.ports.items.get(*port).map(|item| item.body.rights.value);
-            if caused && rights.is_some_and(|rights| rights.contains(cloister_caps::Rights::SEND)) {
-                self.push(who, Object::Port(*port), Op::Send, 1, &end(Rule::Port(*port)));
-            }
-        }
-        for next in &server.client_queues {
-            let interface = policy.queues.items.get(*next).map(|item| item.body.interface.value.as_str());
-            if interface.is_some_and(|interface| effects.onward.contains(&interface)) {
-                self.by_asking(subject, ends.to, &end(Rule::Queue(*next)));
             }
         }
     }
@@ -238,6 +302,10 @@ impl Closure<'_> {
             };
             for op in [Op::Read, Op::Write] {
                 self.push(who, Object::Region(position), op, 1, &[Rule::Region(position)]);
+            }
+            if who == Subject::XenStoreDaemon {
+                self.any_path(who, Rule::Region(position));
+                self.any_path(Subject::Toolstack, Rule::Region(position));
             }
         }
         for weakness in Weakness::ALL.iter().copied().filter(|weakness| !policy.image.refused.contains(*weakness)) {
