@@ -166,12 +166,12 @@ impl Sound {
             }
         }
         if found.is_empty() {
-            found.push(self.no_path(&authority, name, &subjects, targets));
+            found.push(self.no_path(authority, name, &subjects, targets));
         }
         Ok(found)
     }
 
-    fn no_path(&self, authority: &Authority<'_>, name: &str, subjects: &[Subject], targets: &[(Object, Op)]) -> Answer {
+    fn no_path(&self, authority: &Authority, name: &str, subjects: &[Subject], targets: &[(Object, Op)]) -> Answer {
         let targets_of: HashSet<(Object, Op)> = targets.iter().copied().collect();
         let nearest = subjects.iter().filter_map(|subject| {
             let reach = authority.reach(*subject, u32::MAX, &[]);

@@ -1,6 +1,7 @@
 //! The sound policy, on which every analysis works.
 
 use std::path::Path;
+use std::sync::OnceLock;
 
 use sha2::{Digest, Sha256};
 
@@ -28,6 +29,7 @@ pub struct Sound {
     pub(crate) lines: Lines,
     pub(crate) canonical: String,
     pub(crate) hash: [u8; 32],
+    pub(crate) authority: OnceLock<Authority>,
 }
 
 /// A rule in the chain of rules that gives a right.
@@ -98,8 +100,9 @@ impl Sound {
         &self.file
     }
 
-    pub(crate) fn authority(&self) -> Authority<'_> {
-        Authority::new(&self.policy, &self.index)
+    /// Returns the authority of the policy, which is computed once.
+    pub(crate) fn authority(&self) -> &Authority {
+        self.authority.get_or_init(|| Authority::new(&self.policy, &self.index))
     }
 
     pub(crate) fn step(&self, rule: Rule) -> Step {
@@ -142,5 +145,14 @@ pub(crate) fn sound(name: &str, text: &str, policy: Policy) -> Result<Sound, Rep
         return Err(Report::refused(name, text, log));
     };
     let lines = Lines::new(text);
-    Ok(Sound { file: printable(name).into_owned(), text: text.to_owned(), policy, index, lines, canonical, hash })
+    Ok(Sound {
+        file: printable(name).into_owned(),
+        text: text.to_owned(),
+        policy,
+        index,
+        lines,
+        canonical,
+        hash,
+        authority: OnceLock::new(),
+    })
 }

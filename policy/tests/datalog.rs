@@ -3,6 +3,7 @@
 
 #[path = "common/datalog/mod.rs"]
 mod datalog;
+#[allow(dead_code, reason = "pairs of policies are for other tests")]
 #[path = "common/random.rs"]
 mod random;
 

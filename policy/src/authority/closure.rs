@@ -14,7 +14,11 @@ use crate::model::{Policy, Service, Source};
 /// Returns the closure in the order of subjects, objects and operations: each right once, with its
 /// largest amount.
 pub(crate) fn closure(policy: &Policy, index: &Index) -> Vec<Right> {
-    let authority = Authority::new(policy, index);
+    rights(&Authority::new(policy, index))
+}
+
+/// Returns the closure of an authority that is at hand: see [`closure`].
+pub(crate) fn rights(authority: &Authority) -> Vec<Right> {
     let of = |subject: &Subject| {
         let subject = *subject;
         let right =

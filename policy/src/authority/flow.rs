@@ -3,7 +3,7 @@
 //! A [`Node`] is a party under an influence: wholly, or by one input that it treats as its interface
 //! says. A [`Step`] leads from one to the next, by a rule. A step that costs 1 takes a service over.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use cloister_caps::Rights;
 use cloister_caps::tables::Access;
@@ -13,17 +13,20 @@ use super::paths::{Tree, in_directory};
 use super::{Index, Rule, Subject};
 use crate::model::{PathRight, Policy, Source};
 
+/// The largest number of rules that are kept for the same step.
+const MAX_ALIKE: usize = 4;
+
 /// A party, and what an attacker has of it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(crate) enum Node {
-    /// It does what the attacker wants.
-    All(Subject),
     /// The server of a queue gets requests that the attacker causes.
     Asked(usize),
     /// The client of a queue gets answers that the attacker causes.
     Told(usize),
     /// A service gets data by memory or events from outside the image.
     Fed(usize),
+    /// It does what the attacker wants.
+    All(Subject),
 }
 
 impl Node {
@@ -89,11 +92,19 @@ impl<'a> Flow<'a> {
         }
     }
 
-    /// Returns the steps from a node, in the order of the rules. Of several to the same node at the
-    /// same cost, the first.
+    /// Returns the steps from a node, in the order of the rules. Of those to the same node at the
+    /// same cost, the first [`MAX_ALIKE`].
     pub(crate) fn first_steps(&self, node: Node) -> Vec<Step> {
-        let mut seen = HashSet::new();
-        self.steps(node).into_iter().filter(|step| seen.insert((step.to, step.cost))).collect()
+        let mut alike: HashMap<(Node, u32), Vec<Rule>> = HashMap::new();
+        let mut first = |step: &Step| {
+            let rules = alike.entry((step.to, step.cost)).or_default();
+            let new = rules.len() < MAX_ALIKE && !rules.contains(&step.rule);
+            if new {
+                rules.push(step.rule);
+            }
+            new
+        };
+        self.steps(node).into_iter().filter(|step| first(step)).collect()
     }
 
     /// Returns the steps from a node, in the order of the rules.

@@ -16,8 +16,12 @@ pub(crate) mod operation;
 pub(crate) mod paths;
 pub(crate) mod reach;
 pub(crate) mod target;
+#[cfg(test)]
+mod tests;
 mod vocabulary;
 
+#[cfg(test)]
+pub(crate) use flow::Node;
 pub(crate) use index::Index;
 pub(crate) use operation::{Hypercall, Op};
 pub(crate) use vocabulary::{Object, Rule, Subject};

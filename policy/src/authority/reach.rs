@@ -12,8 +12,8 @@ use crate::model::Policy;
 pub(crate) const MAX_PATHS: usize = 16;
 
 /// The authority of a policy: what is done at each node, and the steps between them.
-pub(crate) struct Authority<'a> {
-    index: &'a Index,
+pub(crate) struct Authority {
+    parties: HashMap<Node, Subject>,
     subjects: Vec<Subject>,
     abilities: HashMap<Node, Vec<Ability>>,
     steps: HashMap<Node, Vec<Step>>,
@@ -53,8 +53,8 @@ impl Way {
     }
 }
 
-impl<'a> Authority<'a> {
-    pub(crate) fn new(policy: &'a Policy, index: &'a Index) -> Authority<'a> {
+impl Authority {
+    pub(crate) fn new(policy: &Policy, index: &Index) -> Authority {
         let flow = Flow::new(policy, index);
         let services = (0..index.services.len()).map(Subject::Service);
         let domains = (0..index.domains.len()).map(Subject::Domain);
@@ -65,7 +65,8 @@ impl<'a> Authority<'a> {
         let nodes: Vec<Node> = subjects.iter().map(|subject| Node::All(*subject)).chain(queues).chain(fed).collect();
         let abilities = abilities(policy, index, &flow, &nodes);
         let steps = nodes.iter().map(|node| (*node, flow.first_steps(*node))).collect();
-        Authority { index, subjects, abilities, steps }
+        let parties = nodes.iter().filter_map(|node| Some((*node, node.party(index)?))).collect();
+        Authority { parties, subjects, abilities, steps }
     }
 
     /// Returns every subject.
@@ -92,8 +93,8 @@ impl<'a> Authority<'a> {
             for step in self.steps.get(&node).map_or(&[][..], |steps| steps) {
                 reach.work += 1;
                 let next = (distance.0 + step.cost, distance.1 + 1);
-                let party = step.to.party(self.index);
-                if next.0 > takeovers || party.is_some_and(|party| unless.contains(&party)) {
+                let party = self.parties.get(&step.to);
+                if next.0 > takeovers || party.is_some_and(|party| unless.contains(party)) {
                     continue;
                 }
                 let best = nearest.entry(step.to).or_insert((u32::MAX, usize::MAX));
@@ -116,6 +117,12 @@ impl<'a> Authority<'a> {
     pub(crate) fn abilities<'s>(&'s self, node: Node, start: Node) -> impl Iterator<Item = &'s Ability> {
         let all = self.abilities.get(&node).map_or(&[][..], |abilities| abilities);
         all.iter().filter(move |ability| node == start || passes_on(ability.op, ability.object))
+    }
+
+    /// Returns the number of steps of the policy.
+    #[cfg(test)]
+    pub(crate) fn step_count(&self) -> usize {
+        self.steps.values().map(Vec::len).sum()
     }
 
     /// Returns what a subject can do itself.

@@ -223,7 +223,7 @@ mod tests {
         for index in 0..grants {
             let _ = write!(
                 out,
-                "[grants.r{index}]\nregion = \"r{index}\"\npeer = \"d\"\naccess = \"read\"\npages = {pages}\n\
+                "[grants.x{index}]\nregion = \"r{index}\"\npeer = \"d\"\naccess = \"read\"\npages = {pages}\n\
                  lifetime = \"session\"\nheld-by = \"s{}\"\non-behalf-of = \"s{}\"\n",
                 index % 3,
                 3 + index % 3

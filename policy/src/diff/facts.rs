@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::matching::Numbers;
-use crate::authority::closure::closure;
+use crate::authority::closure::rights;
 use crate::authority::{Object, Op, Right, Subject, paths};
 use crate::sound::Sound;
 
@@ -50,7 +50,7 @@ pub(super) fn cuts(policies: [&Sound; 2]) -> BTreeSet<u32> {
 /// Returns the facts of a policy.
 pub(super) fn facts(sound: &Sound, numbers: &Numbers, cuts: &BTreeSet<u32>) -> Facts {
     let mut facts = Facts::new();
-    for right in closure(&sound.policy, &sound.index) {
+    for right in rights(sound.authority()) {
         let objects = match right.object {
             Object::Domain(domain) => {
                 intervals(sound, domain, cuts).into_iter().map(|(first, last)| ObjectKey::Ids(first, last)).collect()

@@ -41,7 +41,7 @@ pub struct Verdict {
 /// The authority of a policy, computed once for all assertions.
 struct Prover<'a> {
     sound: &'a Sound,
-    authority: Authority<'a>,
+    authority: &'a Authority,
 }
 
 /// The proof that an assertion holds: a sentence, and the rules of the nearest breach, if more

@@ -175,8 +175,12 @@ impl Shape {
                 write!(out, "[regions.ring]\nkind = \"xenstore-ring\"\nmap = {{ {} = \"read-write\" }}\n", service(1));
         }
         if self.image.1 & 16 != 0 {
-            let _ =
-                write!(out, "[ports.daemon]\nservice = \"{}\"\nkind = \"xenstore\"\nrights = [\"send\"]\n", service(1));
+            let _ = write!(
+                out,
+                "[ports.{}]\nservice = \"{}\"\nkind = \"xenstore\"\nrights = [\"send\"]\n",
+                port(9),
+                service(1)
+            );
         }
         self.queues(count, &service, &mut out);
         for (index, (owner, peer, rights)) in self.ports.iter().enumerate() {
