@@ -34,6 +34,8 @@ pub(crate) fn program(name: &str) -> Option<&'static Program> {
 pub(crate) enum Input<'a> {
     /// Requests of a client.
     Asked(&'a str),
+    /// The request of `net` that ends the connection of the driver.
+    Closing(&'a str),
     /// Replies and events of its server.
     Told(&'a str),
     /// Memory and event channels that it shares with other domains.
@@ -51,10 +53,14 @@ pub(crate) struct Effects {
     pub daemon: bool,
     /// Issue and end grants that it holds.
     pub grants: Grants,
+    /// Have the grants on its behalf ended.
+    pub ends: bool,
     /// Read, write and watch the paths of the client that asks.
     pub paths: bool,
     /// Set the pins that it sets.
     pub pins: bool,
+    /// Ask drivers to end their connections.
+    pub closes: bool,
     /// Make requests, by these interfaces.
     pub asks: &'static [&'static str],
     /// Answer clients, by these interfaces.
@@ -71,6 +77,8 @@ pub(crate) enum Ports {
     None,
     /// `send`.
     Send,
+    /// `send` and `close`.
+    Close,
     /// All that the service may do.
     All,
 }
@@ -101,12 +109,16 @@ pub(crate) fn effects(input: Input<'_>) -> Effects {
         Input::Asked("grants") => Effects { grants: Grants::OfClient, asks: &["grants"], ..none },
         // The same for paths. What it reads from the daemon is not the client's to choose.
         Input::Asked("store") => Effects { paths: true, daemon: true, asks: &["store"], ..none },
+        // tcpip ends the driver's connection before the domain ends.
+        Input::Closing("net") => {
+            Effects { ports: Ports::Close, ends: true, asks: &["store"], tells: &["net"], outside: true, ..none }
+        }
         // Requests carry page numbers and lengths. Only the store makes netfront connect.
         Input::Asked("net") => Effects { ports: Ports::Send, asks: &["net"], outside: true, ..none },
         // Bytes of a connection, and its end, become frames.
         Input::Asked("socket") => Effects { asks: &["net", "socket"], outside: true, ..none },
         // tcpip ends its connections, which peers and applications see.
-        Input::Asked("control") => Effects { asks: &["net"], tells: &["socket"], outside: true, ..none },
+        Input::Asked("control") => Effects { closes: true, asks: &["net"], tells: &["socket"], outside: true, ..none },
         // Values are the commands of the toolstack and the parameters of devices: whoever says them
         // powers off, names the back end, and makes netfront connect and end its connection.
         Input::Told("store") => Effects {
@@ -140,12 +152,13 @@ pub(crate) fn effects(input: Input<'_>) -> Effects {
             daemon: true,
             grants: Grants::All,
             pins: true,
+            closes: true,
             asks: ALL,
             tells: ALL,
             outside: true,
             ..none
         },
-        Input::Asked(_) | Input::Told(_) => none,
+        Input::Asked(_) | Input::Closing(_) | Input::Told(_) => none,
     }
 }
 

@@ -60,6 +60,7 @@ pub(crate) fn abilities(
             let own = found.get(&Node::All(Subject::Service(service))).map_or(&[][..], |own| own);
             let mut done = driven(own, effects, index, *node);
             done.extend(client_paths(policy, index, effects, *node));
+            done.extend(ended(policy, index, effects, service));
             found.insert(*node, done);
         }
     }
@@ -84,7 +85,8 @@ fn driven(own: &[Ability], effects: Effects, index: &Index, node: Node) -> Vec<A
             let to_domain = index.ports.get(port).is_some_and(|channel| channel.peer.is_some());
             match (to_domain, ability.op) {
                 (true, Op::Send) => effects.ports != Ports::None,
-                (true, Op::Open | Op::Close) => effects.ports == Ports::All,
+                (true, Op::Close) => matches!(effects.ports, Ports::Close | Ports::All),
+                (true, Op::Open) => effects.ports == Ports::All,
                 (false, Op::Send) => effects.daemon,
                 _ => false,
             }
@@ -99,11 +101,24 @@ fn driven(own: &[Ability], effects: Effects, index: &Index, node: Node) -> Vec<A
         Object::Queue(queue) => {
             let interface = index.interfaces.get(queue).map_or("", String::as_str);
             let list = if ability.op == Op::Request { effects.asks } else { effects.tells };
-            list.contains(&interface)
+            list.contains(&interface) || (effects.ends && ability.op == Op::Request && interface == "grants")
         }
         _ => false,
     };
     own.iter().filter(done).cloned().collect()
+}
+
+/// Returns the ends of the grants on behalf of a driver, which it asks for.
+fn ended(policy: &Policy, index: &Index, effects: Effects, service: usize) -> Vec<Ability> {
+    let Some(links) = index.services.get(service).filter(|_| effects.ends) else { return Vec::new() };
+    let queue =
+        links.client_queues.iter().find(|queue| index.interfaces.get(**queue).is_some_and(|name| name == "grants"));
+    let ability = |grant: &usize| {
+        let amount = policy.grants.items.get(*grant).map_or(0, |item| u64::from(item.body.pages.value));
+        let rules = queue.map(|queue| Rule::Queue(*queue)).into_iter().chain([Rule::Grant(*grant)]).collect();
+        Ability { object: Object::Grant(*grant), op: Op::End, amount, rules }
+    };
+    links.grants_on_behalf.iter().map(ability).collect()
 }
 
 /// Returns the operations on the paths of the client that asks.

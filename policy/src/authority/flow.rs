@@ -21,6 +21,8 @@ const MAX_ALIKE: usize = 4;
 pub(crate) enum Node {
     /// The server of a queue gets requests that the attacker causes.
     Asked(usize),
+    /// The server of a queue of `net` is asked to end its connection.
+    Closing(usize),
     /// The client of a queue gets answers that the attacker causes.
     Told(usize),
     /// A service gets data by memory or events from outside the image.
@@ -35,7 +37,7 @@ impl Node {
         let service = |service: usize| Some(Subject::Service(service));
         match self {
             Node::All(subject) => Some(subject),
-            Node::Asked(queue) => service(index.queues.get(queue)?.to),
+            Node::Asked(queue) | Node::Closing(queue) => service(index.queues.get(queue)?.to),
             Node::Told(queue) => service(index.queues.get(queue)?.from),
             Node::Fed(fed) => service(fed),
         }
@@ -69,6 +71,8 @@ struct Outlet<'e> {
     asks: Option<&'e [&'static str]>,
     /// The interfaces of its answers; `None`: every one.
     tells: Option<&'e [&'static str]>,
+    /// `true` if it asks drivers to end their connections.
+    closes: bool,
 }
 
 impl<'a> Flow<'a> {
@@ -87,6 +91,7 @@ impl<'a> Flow<'a> {
         match node {
             Node::All(_) => None,
             Node::Asked(queue) => Some(effects(Input::Asked(interface(self.policy, queue)))),
+            Node::Closing(queue) => Some(effects(Input::Closing(interface(self.policy, queue)))),
             Node::Told(queue) => Some(effects(Input::Told(interface(self.policy, queue)))),
             Node::Fed(_) => Some(effects(Input::Fed)),
         }
@@ -112,13 +117,13 @@ impl<'a> Flow<'a> {
         let mut steps = Vec::new();
         match node {
             Node::All(Subject::Service(service)) => {
-                self.to_services(service, &Outlet { asks: None, tells: None }, true, &mut steps);
+                self.to_services(service, &Outlet { asks: None, tells: None, closes: true }, true, &mut steps);
                 self.by_memory(service, &mut steps);
                 self.to_outside(service, &mut steps);
             }
             Node::All(Subject::Domain(domain)) => self.from_domain(domain, &mut steps),
             Node::All(outside) => self.from_control_domain(outside, &mut steps),
-            Node::Asked(_) | Node::Told(_) | Node::Fed(_) => self.from_program(node, &mut steps),
+            Node::Asked(_) | Node::Closing(_) | Node::Told(_) | Node::Fed(_) => self.from_program(node, &mut steps),
         }
         steps
     }
@@ -128,7 +133,7 @@ impl<'a> Flow<'a> {
         let (Some(effects), Some(Subject::Service(service))) = (self.effects(node), node.party(self.index)) else {
             return;
         };
-        let outlet = Outlet { asks: Some(effects.asks), tells: Some(effects.tells) };
+        let outlet = Outlet { asks: Some(effects.asks), tells: Some(effects.tells), closes: effects.closes };
         self.to_services(service, &outlet, false, steps);
         if effects.outside {
             self.to_outside(service, steps);
@@ -150,6 +155,9 @@ impl<'a> Flow<'a> {
         let bytes = |queue: usize| forged || carries_bytes(interface(self.policy, queue));
         for queue in links.client_queues.iter().copied().filter(|queue| through(outlet.asks, *queue)) {
             self.input(Node::Asked(queue), bytes(queue), Rule::Queue(queue), steps);
+            if outlet.closes && interface(self.policy, queue) == "net" {
+                self.input(Node::Closing(queue), false, Rule::Queue(queue), steps);
+            }
         }
         for queue in links.server_queues.iter().copied().filter(|queue| through(outlet.tells, *queue)) {
             self.input(Node::Told(queue), bytes(queue), Rule::Answer(queue), steps);

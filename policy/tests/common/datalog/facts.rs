@@ -24,6 +24,7 @@ pub enum Ports {
     #[default]
     None,
     Send,
+    Close,
     All,
 }
 
@@ -34,6 +35,8 @@ pub struct Row {
     pub pins: bool,
     pub daemon: bool,
     pub ports: Ports,
+    pub ends: bool,
+    pub closes: bool,
     pub client_grants: bool,
     pub all_grants: bool,
     pub asks: Vec<&'static str>,
@@ -45,9 +48,12 @@ pub struct Row {
 static ROWS: LazyLock<BTreeMap<String, Row>> = LazyLock::new(|| {
     let page = include_str!("../../../../docs/policy.md");
     let table = page.split("**R4.").nth(1).unwrap().split("**R5.").next().unwrap();
-    let rows = table
-        .lines()
-        .filter(|line| line.starts_with("| requests") || line.starts_with("| answers") || line.starts_with("| from"));
+    let rows = table.lines().filter(|line| {
+        line.starts_with("| requests")
+            || line.starts_with("| closing")
+            || line.starts_with("| answers")
+            || line.starts_with("| from")
+    });
     let mut found: BTreeMap<String, Row> = BTreeMap::new();
     for line in rows {
         let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
@@ -56,7 +62,7 @@ static ROWS: LazyLock<BTreeMap<String, Row>> = LazyLock::new(|| {
             let named = |interface: &&str| cell == "every interface" || cell.contains(&format!("`{interface}`"));
             INTERFACES.into_iter().filter(|interface| named(&interface)).collect()
         };
-        let every = own.starts_with("everything but");
+        let every = own.contains("everything but");
         let same = if own.starts_with("the same without `power`") {
             found["answers of `store`"].clone()
         } else {
@@ -68,9 +74,12 @@ static ROWS: LazyLock<BTreeMap<String, Row>> = LazyLock::new(|| {
             daemon: every || own.contains("`send` to the daemon"),
             ports: match () {
                 () if every || own.contains("every operation on ports") || same.ports == Ports::All => Ports::All,
+                () if own.contains("`send` and `close` on ports to domains") => Ports::Close,
                 () if own.contains("`send` on ports to domains") => Ports::Send,
                 () => Ports::None,
             },
+            ends: own.contains("`end` of the grants on its behalf"),
+            closes: own.contains("closing by its queue"),
             client_grants: own.contains("on behalf of this client"),
             all_grants: every || own.contains("on grants that it holds") || same.all_grants,
             asks: interfaces(asks),
@@ -79,7 +88,7 @@ static ROWS: LazyLock<BTreeMap<String, Row>> = LazyLock::new(|| {
         };
         found.insert(input.to_owned(), row);
     }
-    assert_eq!(found.len(), 11, "{found:?}");
+    assert_eq!(found.len(), 12, "{found:?}");
     found
 });
 
@@ -103,6 +112,7 @@ pub struct Facts {
     pub row: Vec<(Has, Row)>,
     pub act: Vec<(Has, Act)>,
     pub path_act: Vec<(usize, Act)>,
+    pub end_act: Vec<(usize, Act)>,
     names: Vec<String>,
     ids: Vec<(String, u32, u32, bool)>,
 }
@@ -291,7 +301,17 @@ impl Facts {
             }
             let peer = self.domain(&word(item, "peer"));
             for right in &rights {
-                self.add(has, format!("{name}.{right}"), Class::Port(right == "send"));
+                self.add(
+                    has,
+                    format!("{name}.{right}"),
+                    Class::Port(if right == "send" {
+                        Ports::Send
+                    } else if right == "close" {
+                        Ports::Close
+                    } else {
+                        Ports::All
+                    }),
+                );
             }
             if rights.iter().any(|right| right == "open") {
                 self.add(Has::Domain(peer), format!("{name}.send"), Class::Whole);
@@ -315,6 +335,7 @@ impl Facts {
             let client = self.service(&word(item, "on-behalf-of"));
             self.add(holder, format!("{name}.issue"), Class::Grant(client));
             self.add(holder, format!("{name}.end"), Class::Grant(client));
+            self.end_act.push((client, Act { name: format!("{name}.end"), class: Class::Whole }));
             if !self.ids[peer].3 {
                 self.add(holder, format!("{}.pin", self.ids[peer].0), Class::ChoiceByGrant(client));
             }
@@ -397,6 +418,9 @@ impl Facts {
             // An unknown program is had wholly anyway; its interfaces say what it is asked for.
             let _ = (from, to);
             self.row.push((Has::Requests(*queue), ROWS[&format!("requests of `{interface}`")].clone()));
+            if *interface == "net" {
+                self.row.push((Has::Closing(*queue), ROWS["closing by `net`"].clone()));
+            }
             self.row.push((Has::Answers(*queue), ROWS[&format!("answers of `{interface}`")].clone()));
         }
         let fed: BTreeSet<usize> =

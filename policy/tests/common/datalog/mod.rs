@@ -16,6 +16,8 @@ pub enum Has {
     Toolstack,
     /// The requests of a queue.
     Requests(usize),
+    /// The request of a queue of `net` that ends the connection.
+    Closing(usize),
     /// The answers of a queue.
     Answers(usize),
     /// What comes from outside to a service.
@@ -32,8 +34,8 @@ pub enum Class {
     Console,
     Power,
     Pin,
-    /// An operation on a port to a domain; `true`: `send`.
-    Port(bool),
+    /// An operation on a port to a domain, which needs this of a row.
+    Port(Ports),
     /// `send` on the port to the daemon.
     DaemonPort,
     /// `issue` or `end` of a grant on behalf of this client.
@@ -62,11 +64,13 @@ fn driven(row: &Row, class: Class, client: Option<usize>) -> bool {
         Class::Console => true,
         Class::Power => row.power,
         Class::Pin => row.pins,
-        Class::Port(send) => row.ports == Ports::All || (row.ports == Ports::Send && send),
+        Class::Port(Ports::Send) => row.ports != Ports::None,
+        Class::Port(Ports::Close) => row.ports == Ports::Close || row.ports == Ports::All,
+        Class::Port(_) => row.ports == Ports::All,
         Class::DaemonPort => row.daemon,
         Class::Grant(on_behalf) | Class::ChoiceByGrant(on_behalf) => granted(on_behalf),
         Class::ChoiceByPort => row.ports == Ports::All,
-        Class::Request(interface) => row.asks.contains(&interface),
+        Class::Request(interface) => row.asks.contains(&interface) || (row.ends && interface == "grants"),
         Class::Reply(interface) => row.answers.contains(&interface),
     }
 }
@@ -80,7 +84,7 @@ fn bytes(interface: &str) -> bool {
 pub fn within(text: &str) -> BTreeMap<(String, String), u32> {
     let facts = Facts::read(text);
     let Facts { subjects, known, queue, shared, to_domain, from_domain, boot, ring, any_path, .. } = facts.clone();
-    let Facts { path_write, path_read, relay, directory, row, act, path_act, domains, .. } = facts;
+    let Facts { end_act, path_write, path_read, relay, directory, row, act, path_act, domains, .. } = facts;
     let start: Vec<(Has,)> = subjects.keys().map(|subject| (*subject,)).collect();
     let done = ascent_run! {
         relation start(Has) = start;
@@ -106,10 +110,13 @@ pub fn within(text: &str) -> BTreeMap<(String, String), u32> {
         relation act(Has, Act) = act;
         // The client of a path rule, and the operation.
         relation path_act(usize, Act) = path_act;
+        // The client of a grant, and its end.
+        relation end_act(usize, Act) = end_act;
 
         // The party of an input.
         relation of(Has, usize);
         of(Has::Requests(*q), *to) <-- queue(q, _, to, _);
+        of(Has::Closing(*q), *to) <-- queue(q, _, to, i), if *i == "net";
         of(Has::Answers(*q), *from) <-- queue(q, from, _, _);
         of(Has::Outside(*s), *s) <-- boot(_, s);
         of(Has::Outside(*s), *s) <-- from_domain(_, s);
@@ -117,6 +124,8 @@ pub fn within(text: &str) -> BTreeMap<(String, String), u32> {
         // R3, R5: who has the first has the second; `true` if it carries the attacker's bytes.
         relation next(Has, Has, bool);
         next(Has::Service(*from), Has::Requests(*q), true) <-- queue(q, from, _, _);
+        next(Has::Service(*from), Has::Closing(*q), false) <-- queue(q, from, _, i), if *i == "net";
+        next(*input, Has::Closing(*q), false) <-- row(input, row), of(input, s), queue(q, s, _, i), if *i == "net" && row.closes;
         next(Has::Service(*to), Has::Answers(*q), true) <-- queue(q, _, to, _);
         next(*input, Has::Requests(*q), bytes(i)) <-- row(input, row), of(input, s), queue(q, s, _, i), if row.asks.contains(i);
         next(*input, Has::Answers(*q), bytes(i)) <-- row(input, row), of(input, s), queue(q, _, s, i), if row.answers.contains(i);
@@ -164,6 +173,7 @@ pub fn within(text: &str) -> BTreeMap<(String, String), u32> {
         done(*input, Has::Service(*s), act.clone()) <--
             row(input, row), of(input, s), if !matches!(input, Has::Requests(_)), act(Has::Service(*s), act),
             if driven(row, act.class, None);
+        done(*input, Has::Service(*s), act.clone()) <-- row(input, row), of(input, s), if row.ends, end_act(s, act);
         done(Has::Requests(*q), Has::Service(*client), act.clone()) <--
             queue(q, client, _, i), if *i == "store", path_act(client, act);
 

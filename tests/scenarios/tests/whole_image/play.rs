@@ -8,7 +8,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 
-use cloister_caps::tables::Tables;
+use cloister_caps::tables::{Object, Tables};
 use cloister_caps::{Operation, Slot};
 use cloister_interfaces::queue::{HEAD, SLOTS, TAIL};
 use cloister_interfaces::store::{Action, Path, Request, Value};
@@ -20,8 +20,8 @@ use cloister_sim::hypervisor::End;
 use cloister_sim::program::{Kernel, SharedRegion};
 
 /// The steps of one game, and the games of each player.
-const STEPS: usize = 4_000;
-const GAMES: u64 = 6;
+const STEPS: usize = 2_000;
+const GAMES: u64 = 4;
 
 /// Nodes that a player tries, and that are looked at: the closure names them by these paths.
 const NODES: [&str; 8] = [
@@ -52,6 +52,8 @@ struct Player {
     outlets: Vec<Outlet>,
     /// Other regions that it writes, with their sizes.
     memory: Vec<Slot>,
+    /// The ends of its queues.
+    ends: Vec<Slot>,
 }
 
 thread_local! {
@@ -95,7 +97,11 @@ impl Player {
         }
         let written = |(name, how): &(String, String)| how != "read" && slot(name).is_some();
         let memory = regions(&text, service).into_iter().filter(written).filter_map(|(name, _)| slot(&name)).collect();
-        Player { random: seed, outlets, memory }
+        let is_end = |object: Object| matches!(object, Object::Sender(_) | Object::Receiver(_));
+        let own = tables.capabilities();
+        let own = own.iter().filter(|capability| tables.service_name(capability.service) == service);
+        let ends = own.filter(|capability| is_end(capability.object)).map(|capability| Slot(capability.slot)).collect();
+        Player { random: seed, outlets, memory, ends }
     }
 
     fn below(&mut self, bound: u64) -> u64 {
@@ -125,8 +131,10 @@ impl Player {
                 let chosen = self.below(self.memory.len() as u64) as usize;
                 let slot = self.memory[chosen];
                 let region = SharedRegion::new(Kernel, slot);
-                let at = self.below(region.len() as u64 / 4) as usize * 4;
-                region.store(at, self.number() as u32);
+                // A share of no memory has no words.
+                if let words @ 1.. = region.len() as u64 / 4 {
+                    region.store(self.below(words) as usize * 4, self.number() as u32);
+                }
             }
             _ => self.send(),
         }
@@ -134,8 +142,8 @@ impl Player {
             let head = SharedRegion::new(Kernel, outlet.consumer_of_other).load(HEAD);
             SharedRegion::new(Kernel, outlet.own_consumer).store(TAIL, head);
         }
-        for slot in 0..40 {
-            let _ = Kernel.invoke(Slot(slot), Operation::QueueNotify, [0; 4]);
+        for slot in &self.ends {
+            let _ = Kernel.invoke(*slot, Operation::QueueNotify, [0; 4]);
         }
     }
 
@@ -224,10 +232,11 @@ struct State {
 
 fn state(image: &mut Image) -> State {
     let nodes = NODES.iter().map(|node| image.store().text(&format!("/local/domain/5/{node}"))).collect();
+    let peers = image.peers();
     let xen = image.machine.xen();
     State {
         ended: image.machine.ended(),
-        peers: image.peers(),
+        peers,
         granted: xen.grants.active().map(|(reference, _, peer, _)| (reference.0, peer.0)).collect(),
         channels: xen.events.allocated(),
         nodes,
@@ -241,6 +250,10 @@ fn happened(before: &State, after: &State) -> BTreeSet<String> {
         Some(End::PowerOff) => _ = found.insert("power.off".to_owned()),
         Some(End::Reboot) => _ = found.insert("power.reboot".to_owned()),
         _ => {}
+    }
+    // A domain that was no peer before, whoever was to name it.
+    if after.peers.difference(&before.peers).next().is_some() {
+        found.insert("netback.pin".into());
     }
     if after.granted.difference(&before.granted).next().is_some() {
         found.insert("grant.issue".into());
@@ -284,7 +297,8 @@ fn play(service: Option<&'static str>, seed: u64) -> BTreeSet<String> {
     for _ in 0..STEPS {
         image.step();
         let after = state(&mut image);
-        all.extend(happened(&before, &after));
+        let new = happened(&before, &after);
+        all.extend(new);
         if after.ended.is_some() {
             break;
         }
