@@ -31,12 +31,12 @@ fn policy(services: usize, changed: bool) -> String {
             client(service, changed, &mut out);
         }
     }
-    assertions(services, &mut out);
+    assertions(&mut out);
     out
 }
 
 /// One assertion of each kind that takes much work.
-fn assertions(services: usize, out: &mut String) {
+fn assertions(out: &mut String) {
     let mut assertion = |name: &str, rest: &str| {
         let _ = writeln!(out, "[[assert]]\nname = \"{name}\"\nwhy = \"a threat\"\n{rest}");
     };

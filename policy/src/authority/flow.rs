@@ -121,15 +121,15 @@ impl<'a> Flow<'a> {
                 self.by_memory(service, &mut steps);
                 self.to_outside(service, &mut steps);
             }
-            Node::All(Subject::Domain(domain)) => self.from_domain(domain, &mut steps),
-            Node::All(outside) => self.from_control_domain(outside, &mut steps),
-            Node::Asked(_) | Node::Closing(_) | Node::Told(_) | Node::Fed(_) => self.from_program(node, &mut steps),
+            Node::All(Subject::Domain(domain)) => self.domain_steps(domain, &mut steps),
+            Node::All(outside) => self.control_domain_steps(outside, &mut steps),
+            Node::Asked(_) | Node::Closing(_) | Node::Told(_) | Node::Fed(_) => self.program_steps(node, &mut steps),
         }
         steps
     }
 
     /// Adds the steps from a program that follows its interfaces.
-    fn from_program(&self, node: Node, steps: &mut Vec<Step>) {
+    fn program_steps(&self, node: Node, steps: &mut Vec<Step>) {
         let (Some(effects), Some(Subject::Service(service))) = (self.effects(node), node.party(self.index)) else {
             return;
         };
@@ -283,7 +283,7 @@ impl<'a> Flow<'a> {
     }
 
     /// Adds the steps from a domain: by memory that it may write, by channels, by its directory.
-    fn from_domain(&self, domain: usize, steps: &mut Vec<Step>) {
+    fn domain_steps(&self, domain: usize, steps: &mut Vec<Step>) {
         let Some(links) = self.index.domains.get(domain) else { return };
         for grant in &links.grants {
             let writes =
@@ -317,7 +317,7 @@ impl<'a> Flow<'a> {
 
     /// Adds the steps from the XenStore daemon or the toolstack: by the memory that is theirs, and
     /// by every path.
-    fn from_control_domain(&self, subject: Subject, steps: &mut Vec<Step>) {
+    fn control_domain_steps(&self, subject: Subject, steps: &mut Vec<Step>) {
         let mut first = None;
         for (region, item) in self.policy.regions.items.iter().enumerate() {
             let theirs = match item.body.source.value {

@@ -115,7 +115,7 @@ impl Authority {
 
     /// Returns what is done at a node, for the subject that started at `start`: the processor time,
     /// stack and memory of another service stay its own.
-    pub(crate) fn abilities<'s>(&'s self, node: Node, start: Node) -> impl Iterator<Item = &'s Ability> {
+    pub(crate) fn abilities(&self, node: Node, start: Node) -> impl Iterator<Item = &Ability> {
         let all = self.abilities.get(&node).map_or(&[][..], |abilities| abilities);
         all.iter().filter(move |ability| node == start || passes_on(ability.op, ability.object))
     }

@@ -20,8 +20,8 @@ use cloister_sim::hypervisor::End;
 use cloister_sim::program::{Kernel, SharedRegion};
 
 /// The steps of one game, and the games of each player.
-const STEPS: usize = 2_000;
-const GAMES: u64 = 4;
+const STEPS: usize = 1_200;
+const GAMES: u64 = 3;
 
 /// Nodes that a player tries, and that are looked at: the closure names them by these paths.
 const NODES: [&str; 8] = [
@@ -315,8 +315,9 @@ fn a_player_causes_nothing_that_the_closure_excludes() {
         for game in 0..GAMES {
             let seed = 0x9E37_79B9_7F4A_7C15 ^ (game << 8) ^ service.len() as u64;
             for operation in play(Some(service), seed) {
-                assert!(can_cause(service, &operation), "{service}, game {game}: {operation}");
-                seen.insert((service, operation));
+                if seen.insert((service, operation.clone())) {
+                    assert!(can_cause(service, &operation), "{service}, game {game}: {operation}");
+                }
             }
         }
     }
