@@ -69,3 +69,37 @@ fn compiler_and_rules_agree_on_random_policies() {
     }
     assert!(compared > 50 * cases, "{compared} operations of {cases} policies");
 }
+
+/// The programs of the catalogue without any domain, through which everybody would reach everybody:
+/// so each row of the page's table shows.
+#[test]
+fn compiler_and_rules_agree_where_no_domain_helps() {
+    let mut text = String::from("format = 1\n[image]\nname = \"chain\"\n");
+    for (name, held) in [
+        ("control", "power = [\"off\"]\n"),
+        ("grant-manager", ""),
+        ("http", ""),
+        ("netfront", "power = [\"reboot\"]\n"),
+        ("tcpip", "entropy = [\"draw\"]\n"),
+        ("xenstore", "info = [\"read\"]\n"),
+    ] {
+        text += &format!(
+            "[services.{name}]\nprogram = \"cloister-{name}\"\npriority = 1\ncpu = {{ budget_us = 1, period_us = 1000 }}\n\
+             stack = \"4K\"\nrestart = {{ limit = 0, then = \"stop-image\" }}\nconsole = [\"write\"]\n{held}"
+        );
+    }
+    for (from, to, interface) in [
+        ("http", "tcpip", "socket"),
+        ("tcpip", "netfront", "net"),
+        ("netfront", "xenstore", "store"),
+        ("netfront", "grant-manager", "grants"),
+        ("control", "xenstore", "store"),
+        ("control", "tcpip", "control"),
+    ] {
+        text += &format!(
+            "[queues.{from}-{to}]\nfrom = \"{from}\"\nto = \"{to}\"\ninterface = \"{interface}\"\ndepth = 2\n"
+        );
+    }
+    text += "[xenstore.netfront]\n\"device\" = [\"read\"]\n\"error\" = [\"write\"]\n[xenstore.control]\n\"control\" = [\"read\", \"write\"]\n";
+    assert!(agree("chain", &text) > 60);
+}
