@@ -2,10 +2,11 @@
 //! others, and by which rules. docs/policy.md, "Authority", defines it; this module implements that
 //! page.
 //!
-//! [`closure`] says what each party can do itself, [`catalogue`] what inputs make a program do,
+//! [`ability`] says what each party can do itself, [`catalogue`] what inputs make a program do,
 //! [`flow`] who can pass data to whom, and [`reach`] searches. [`leak`] follows the bytes of a
 //! region instead. policy/tests/datalog.rs computes the same from that page, without this code.
 
+pub(crate) mod ability;
 pub(crate) mod catalogue;
 pub(crate) mod closure;
 pub(crate) mod flow;

@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, HashSet};
 
-use super::closure::{Ability, abilities};
+use super::ability::{Ability, abilities};
 use super::flow::{Flow, Node, Step};
 use super::{Index, Object, Op, Rule, Subject};
 use crate::model::Policy;

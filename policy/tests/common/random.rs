@@ -119,7 +119,7 @@ fn program(service: usize, choice: usize, asks: &[Ends]) -> String {
     };
     let known: Vec<_> = PROGRAMS.iter().filter(fits).collect();
     match known.get(choice % known.len().max(1)) {
-        Some((name, ..)) if choice % 4 != 0 => (*name).to_owned(),
+        Some((name, ..)) if !choice.is_multiple_of(4) => (*name).to_owned(),
         // A name of the catalogue with queue ends that the program has not is an unknown program.
         _ if choice == 8 => "cloister-http".to_owned(),
         _ => format!("program-{}", service % 2),
