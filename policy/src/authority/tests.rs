@@ -124,7 +124,7 @@ proptest! {
     ) {
         let text = |path: &Vec<usize>| {
             let words: Vec<&str> = path.iter().map(|word| WORDS[*word]).collect();
-            if path.len() % 2 == 0 { format!("/{}", words.join("/")) } else { words.join("/") }
+            if path.len().is_multiple_of(2) { format!("/{}", words.join("/")) } else { words.join("/") }
         };
         let mut tree = Tree::default();
         for (number, rule) in rules.iter().enumerate() {

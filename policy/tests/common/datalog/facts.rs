@@ -60,7 +60,7 @@ static ROWS: LazyLock<BTreeMap<String, Row>> = LazyLock::new(|| {
         let [input, own, asks, answers, outside, _] = cells[..] else { panic!("{line}") };
         let interfaces = |cell: &str| -> Vec<&'static str> {
             let named = |interface: &&str| cell == "every interface" || cell.contains(&format!("`{interface}`"));
-            INTERFACES.into_iter().filter(|interface| named(&interface)).collect()
+            INTERFACES.into_iter().filter(|interface| named(interface)).collect()
         };
         let every = own.contains("everything but");
         let same = if own.starts_with("the same without `power`") {
@@ -140,8 +140,8 @@ fn words(item: Option<&Item>) -> Vec<String> {
 impl Facts {
     pub fn read(text: &str) -> Facts {
         let document: DocumentMut = text.parse().unwrap();
-        let mut facts = Facts::default();
-        facts.names = entries(&document, "services").into_iter().map(|(name, _)| name).collect();
+        let names = entries(&document, "services").into_iter().map(|(name, _)| name).collect();
+        let mut facts = Facts { names, ..Facts::default() };
         for (domain, (name, item)) in entries(&document, "domains").into_iter().enumerate() {
             let ids = word(item, "ids");
             let (first, last) = ids.split_once('-').unwrap_or((&ids, &ids));
@@ -414,9 +414,8 @@ impl Facts {
     }
 
     fn rows(&mut self) {
-        for (queue, from, to, interface) in &self.queue {
-            // An unknown program is had wholly anyway; its interfaces say what it is asked for.
-            let _ = (from, to);
+        // An unknown program is had wholly anyway; its interfaces say what it is asked for.
+        for (queue, _, _, interface) in &self.queue {
             self.row.push((Has::Requests(*queue), ROWS[&format!("requests of `{interface}`")].clone()));
             if *interface == "net" {
                 self.row.push((Has::Closing(*queue), ROWS["closing by `net`"].clone()));
