@@ -171,11 +171,13 @@ fn port() -> Value {
 fn assertions() -> Vec<Value> {
     let operation = json!({ "type": "string", "description": "OBJECT.OPERATION, or the name of a hypercall" });
     let subject = json!({ "type": "string" });
+    let subjects = json!({ "type": "array", "items": subject, "minItems": 1, "uniqueItems": true });
     let assertion = |kind: &str, required: &[&str], own: Value| {
         let mut properties = json!({
             "name": name(),
             "why": { "type": "string", "minLength": 1, "maxLength": 200, "description": "the threat that it answers" },
             "kind": { "const": kind },
+            "allow-vacuous": { "type": "boolean" },
         });
         if let (Some(properties), Some(own)) = (properties.as_object_mut(), own.as_object()) {
             properties.extend(own.clone());
@@ -184,12 +186,22 @@ fn assertions() -> Vec<Value> {
         object(&required, properties)
     };
     vec![
-        assertion("no-flow", &["from", "to"], json!({ "from": subject, "to": operation, "takeovers": integer(0, 15) })),
+        assertion(
+            "cannot-cause",
+            &["from", "to"],
+            json!({ "from": subject, "to": operation, "takeovers": integer(0, 15), "unless": subjects }),
+        ),
+        assertion(
+            "no-leak",
+            &["regions", "to"],
+            json!({ "regions": names(), "to": subject, "takeovers": integer(0, 15), "unless": subjects }),
+        ),
         assertion(
             "exclusive",
             &["owner", "regions", "access"],
             json!({
                 "owner": name(), "regions": names(), "access": { "enum": Exclusive::WORDS.map(|(word, _)| word) },
+                "besides": subjects,
             }),
         ),
         assertion(
@@ -203,7 +215,8 @@ fn assertions() -> Vec<Value> {
             "only",
             &["who", "may"],
             json!({
-                "who": { "type": "array", "items": subject, "minItems": 1, "uniqueItems": true }, "may": operation,
+                "who": subjects, "may": operation, "takeovers": integer(0, 15), "directly": { "type": "boolean" },
+                "unless": subjects,
             }),
         ),
         assertion("share-nothing", &["between"], json!({ "between": names() })),

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::matching::Numbers;
-use crate::authority::closure::closure;
+use crate::authority::closure::rights;
 use crate::authority::{Object, Op, Right, Subject, paths};
 use crate::sound::Sound;
 
@@ -19,15 +19,15 @@ pub(super) enum SubjectKey {
 
 /// An object.
 ///
-/// Queues are given by the service at the other end, grants by their region, paths by the full
-/// path: their names in the policy do not matter.
+/// Queues are given by the services at their ends, client first, grants by their region, paths by
+/// the full path: their names in the policy do not matter.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum ObjectKey {
     Fixed(Object),
     Region(usize),
     Port(usize),
     Grant(usize),
-    Peer(usize, String),
+    Queue(usize, usize, String),
     Path(String),
     Program(String),
     /// The choice of a peer among domains of these ids.
@@ -50,7 +50,7 @@ pub(super) fn cuts(policies: [&Sound; 2]) -> BTreeSet<u32> {
 /// Returns the facts of a policy.
 pub(super) fn facts(sound: &Sound, numbers: &Numbers, cuts: &BTreeSet<u32>) -> Facts {
     let mut facts = Facts::new();
-    for right in closure(&sound.policy, &sound.index) {
+    for right in rights(sound.authority()) {
         let objects = match right.object {
             Object::Domain(domain) => {
                 intervals(sound, domain, cuts).into_iter().map(|(first, last)| ObjectKey::Ids(first, last)).collect()
@@ -103,9 +103,9 @@ fn object_key(sound: &Sound, numbers: &Numbers, right: &Right) -> Option<ObjectK
         Object::Grant(grant) => ObjectKey::Grant(region(sound.index.grants.get(grant)?.region)?),
         Object::Queue(queue) => {
             let ends = sound.index.queues.get(queue)?;
-            let peer = if right.op == Op::Request { ends.to } else { ends.from };
+            let number = |service: usize| numbers.services.get(service).copied();
             let interface = &sound.policy.queues.items.get(queue)?.body.interface.value;
-            ObjectKey::Peer(*numbers.services.get(peer)?, interface.clone())
+            ObjectKey::Queue(number(ends.from)?, number(ends.to)?, interface.clone())
         }
         Object::Path(entry, path) => {
             ObjectKey::Path(paths::absolute(&sound.policy.xenstore.items.get(entry)?.body.get(path)?.path.value))

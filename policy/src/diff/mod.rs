@@ -9,7 +9,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::authority::{Object, Op, Right, Subject, names};
+use crate::authority::{Object, Right, Subject, names};
 use crate::canonical;
 use crate::diagnostic::Spanned;
 use crate::model::{Claim, Named};
@@ -175,7 +175,7 @@ impl<'a> Comparison<'a> {
         let (subject_key, object_key, op) = key;
         let question = |side: &Side<'_>| {
             let subject = side.subject_in_question(*subject_key)?;
-            Some(format!("can {subject} {} {}", op.word(), side.object(*subject_key, object_key, *op)?))
+            Some(format!("can {subject} {} {}", op.word(), side.object(object_key)?))
         };
         let subject = more.subject(*subject_key).unwrap_or_default();
         let ability = names::ability(&more.sound.policy, right.object, right.op, right.amount);
@@ -261,24 +261,30 @@ fn claim_text(claim: &Claim, names: &HashMap<&str, &str>) -> String {
             word.value = format!("{name}{rest}");
         }
     };
+    let rename_all = |words: &mut Vec<Spanned<String>>| {
+        words.iter_mut().for_each(rename);
+        words.sort_by(|a, b| a.value.cmp(&b.value));
+    };
     let mut claim = claim.clone();
     match &mut claim {
-        Claim::NoFlow { from, to, .. } => [from, to].into_iter().for_each(rename),
-        Claim::Exclusive { owner, regions, .. } => {
+        Claim::CannotCause { from, to, unless, .. } => {
+            [from, to].into_iter().for_each(rename);
+            rename_all(unless);
+        }
+        Claim::NoLeak { regions, to, unless, .. } => {
+            rename(to);
+            [regions, unless].into_iter().for_each(rename_all);
+        }
+        Claim::Exclusive { owner, regions, besides, .. } => {
             rename(owner);
-            regions.iter_mut().for_each(rename);
-            regions.sort_by(|a, b| a.value.cmp(&b.value));
+            [regions, besides].into_iter().for_each(rename_all);
         }
         Claim::AtMost { service, .. } => service.iter_mut().for_each(rename),
-        Claim::Only { who: words, may } => {
+        Claim::Only { who, may, unless, .. } => {
             rename(may);
-            words.iter_mut().for_each(rename);
-            words.sort_by(|a, b| a.value.cmp(&b.value));
+            [who, unless].into_iter().for_each(rename_all);
         }
-        Claim::ShareNothing { between: words } => {
-            words.iter_mut().for_each(rename);
-            words.sort_by(|a, b| a.value.cmp(&b.value));
-        }
+        Claim::ShareNothing { between } => rename_all(between),
     }
     let mut text = String::new();
     canonical::claim(&claim, &mut text);
@@ -311,17 +317,15 @@ impl Side<'_> {
     }
 
     /// Returns the name of an object as in a question to this policy.
-    fn object(&self, subject: SubjectKey, object: &ObjectKey, op: Op) -> Option<String> {
+    fn object(&self, object: &ObjectKey) -> Option<String> {
         let region = |number: &usize| self.numbers.regions.iter().position(|own| own == number);
         let object = match object {
             ObjectKey::Fixed(object) => *object,
             ObjectKey::Region(number) => Object::Region(region(number)?),
             ObjectKey::Port(number) => Object::Port(self.numbers.ports.iter().position(|own| own == number)?),
             ObjectKey::Grant(number) => Object::Grant(*self.sound.index.granted.get(&region(number)?)?),
-            ObjectKey::Peer(number, interface) => {
-                let SubjectKey::Service(subject) = subject else { return None };
-                let (own, peer) = (self.service(subject)?, self.service(*number)?);
-                let (from, to) = if op == Op::Request { (own, peer) } else { (peer, own) };
+            ObjectKey::Queue(from, to, interface) => {
+                let (from, to) = (self.service(*from)?, self.service(*to)?);
                 let ends = self.sound.index.queues.iter().zip(&self.sound.policy.queues.items);
                 let queue = ends.clone().position(|(ends, item)| {
                     ends.from == from && ends.to == to && item.body.interface.value == *interface
