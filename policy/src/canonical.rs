@@ -13,6 +13,7 @@ use cloister_caps::weakness::{Weakness, Weaknesses};
 use crate::model::{
     Assertion, Claim, Domain, Grant, Image, Named, PathRight, Peer, Policy, Port, Queue, Region, Service, Source,
 };
+use crate::printable::hexadecimal;
 use crate::read::render_size;
 
 /// Renders the canonical form.
@@ -68,6 +69,9 @@ fn service(item: &Named<Service>, out: &mut String) {
     let body = &item.body;
     header(out, "services", &item.name.value);
     line(out, format_args!("program = \"{}\"", body.program.value));
+    if let Some(hash) = &body.program_hash {
+        line(out, format_args!("program-sha256 = \"{}\"", hexadecimal(hash)));
+    }
     line(out, format_args!("priority = {}", body.priority));
     let (budget, period) = (body.budget_us.value, body.period_us.value);
     line(out, format_args!("cpu = {{ budget_us = {budget}, period_us = {period} }}"));
@@ -163,21 +167,37 @@ fn paths(item: &Named<Vec<PathRight>>, out: &mut String) {
 fn assertion(item: &Named<Assertion>, out: &mut String) {
     line(out, format_args!("\n[[assert]]\nname = \"{}\"\nwhy = \"{}\"", item.name.value, item.body.why));
     claim(&item.body.claim, out);
+    if item.body.allow_vacuous {
+        line(out, format_args!("allow-vacuous = true"));
+    }
 }
 
 /// Writes the claim of an assertion in the policy language.
 pub(crate) fn claim(claim: &Claim, out: &mut String) {
     let words = |words: &[crate::diagnostic::Spanned<String>]| word_list(words.iter().map(|word| word.value.as_str()));
-    match claim {
-        Claim::NoFlow { from, to, takeovers } => {
-            line(out, format_args!("kind = \"no-flow\"\nfrom = \"{}\"\nto = \"{}\"", from.value, to.value));
-            if *takeovers > 0 {
-                line(out, format_args!("takeovers = {takeovers}"));
-            }
+    let reach = |takeovers: u32, unless: &[crate::diagnostic::Spanned<String>], out: &mut String| {
+        if takeovers > 0 {
+            line(out, format_args!("takeovers = {takeovers}"));
         }
-        Claim::Exclusive { owner, regions, access } => {
+        if !unless.is_empty() {
+            line(out, format_args!("unless = {}", words(unless)));
+        }
+    };
+    match claim {
+        Claim::CannotCause { from, to, takeovers, unless } => {
+            line(out, format_args!("kind = \"cannot-cause\"\nfrom = \"{}\"\nto = \"{}\"", from.value, to.value));
+            reach(*takeovers, unless, out);
+        }
+        Claim::NoLeak { regions, to, takeovers, unless } => {
+            line(out, format_args!("kind = \"no-leak\"\nregions = {}\nto = \"{}\"", words(regions), to.value));
+            reach(*takeovers, unless, out);
+        }
+        Claim::Exclusive { owner, regions, access, besides } => {
             line(out, format_args!("kind = \"exclusive\"\nowner = \"{}\"", owner.value));
             line(out, format_args!("regions = {}\naccess = \"{}\"", words(regions), access.value.word()));
+            if !besides.is_empty() {
+                line(out, format_args!("besides = {}", words(besides)));
+            }
         }
         Claim::AtMost { what, service, limit } => {
             line(out, format_args!("kind = \"at-most\"\nwhat = \"{}\"", what.value.word()));
@@ -186,8 +206,12 @@ pub(crate) fn claim(claim: &Claim, out: &mut String) {
             }
             line(out, format_args!("limit = {limit}"));
         }
-        Claim::Only { who, may } => {
+        Claim::Only { who, may, takeovers, directly, unless } => {
             line(out, format_args!("kind = \"only\"\nwho = {}\nmay = \"{}\"", words(who), may.value));
+            if *directly {
+                line(out, format_args!("directly = true"));
+            }
+            reach(*takeovers, unless, out);
         }
         Claim::ShareNothing { between } => {
             line(out, format_args!("kind = \"share-nothing\"\nbetween = {}", words(between)));

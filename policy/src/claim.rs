@@ -3,40 +3,76 @@
 
 use crate::authority::Hypercall;
 use crate::diagnostic::Spanned;
-use crate::model::{Claim, Exclusive, Measure};
+use crate::model::{Assertion, Claim, Exclusive, Measure};
 
-/// Returns what a claim states, as a sentence.
-pub(crate) fn sentence(claim: &Claim) -> String {
+impl Assertion {
+    /// Returns what the assertion states: see [`sentence`].
+    pub(crate) fn sentence(&self) -> String {
+        sentence(&self.claim, self.allow_vacuous)
+    }
+}
+
+/// Returns what a claim states, as a sentence, and whether it may be about nothing.
+pub(crate) fn sentence(claim: &Claim, allow_vacuous: bool) -> String {
+    let vacuous = if allow_vacuous { " It may be about something that the policy does not have." } else { "" };
+    stated(claim) + vacuous
+}
+
+fn stated(claim: &Claim) -> String {
     match claim {
-        Claim::NoFlow { from, to, takeovers } => {
+        Claim::CannotCause { from, to, takeovers, unless } => {
+            let (without, even_if) = (without(unless), even_if("it", *takeovers));
             let deed = deed(&to.value);
-            let by = match takeovers {
-                0 => "by its own rights or by requests; taking over services is not considered".to_owned(),
-                1 => "even if it takes over 1 service".to_owned(),
-                count => format!("even if it takes over up to {count} services"),
-            };
-            format!("{} cannot {deed}, {by}.", from.value)
+            format!("{without}{} cannot {deed}, itself or through others{even_if}.", from.value)
         }
-        Claim::Exclusive { owner, regions, access } => {
+        Claim::NoLeak { regions, to, takeovers, unless } => {
+            let regions = or(&values(regions));
+            // Those that carry the bytes are taken over, not the one that gets them.
+            let even_if = match takeovers {
+                0 => "; taking over services is not considered".to_owned(),
+                1 => ", even if 1 service is taken over".to_owned(),
+                count => format!(", even if up to {count} services are taken over"),
+            };
+            let says = format!("no bytes of {regions} can get to {} by memory, paths or messages{even_if}.", to.value);
+            if unless.is_empty() { says.replacen("no ", "No ", 1) } else { without(unless) + &says }
+        }
+        Claim::Exclusive { owner, regions, access, besides } => {
             let verb = if access.value == Exclusive::Map { "maps" } else { "writes" };
-            let (owner, regions) = (&owner.value, values(regions));
-            format!("No service but {owner} {verb} {}.", or(&regions))
+            let who: Vec<&str> = std::iter::once(owner.value.as_str()).chain(values(besides)).collect();
+            format!("Nobody but {} {verb} {}, inside or outside the image.", and(&who), or(&values(regions)))
         }
         Claim::AtMost { what, service, limit } => {
             let of = service.as_ref().map_or("the image", |service| &service.value);
             at_most(what.value, of, *limit)
         }
-        Claim::Only { who, may } => {
-            format!(
-                "Of all subjects, inside and outside the image, only {} can {}.",
-                and(&values(who)),
-                deed(&may.value)
-            )
+        Claim::Only { who, may, takeovers, directly, unless } => {
+            let (who, deed) = (and(&values(who)), deed(&may.value));
+            let how = match (directly, takeovers) {
+                (true, _) => " themselves; who can through others is not considered".to_owned(),
+                (false, 0) => ", themselves or through others; taking over services is not considered".to_owned(),
+                (false, count) => format!(", themselves or through others{}", even_if("another", *count)),
+            };
+            let says = format!("of all subjects, inside and outside the image, only {who} can {deed}{how}.");
+            if unless.is_empty() { says.replacen("of ", "Of ", 1) } else { without(unless) + &says }
         }
         Claim::ShareNothing { between } => format!(
-            "No two of {} map a common region or have a queue between them, and none pins the peer of another.",
+            "No two of {} have a region, a queue, a pin, a server, a client, a peer or a path in common.",
             and(&values(between))
         ),
+    }
+}
+
+/// Returns the start of a sentence that says whose help is not considered, or nothing.
+fn without(unless: &[Spanned<String>]) -> String {
+    if unless.is_empty() { String::new() } else { format!("Without the help of {}, ", or(&values(unless))) }
+}
+
+/// Returns the part of a sentence that says how many services may be taken over.
+fn even_if(who: &str, takeovers: u32) -> String {
+    match takeovers {
+        0 => "; taking over services is not considered".to_owned(),
+        1 => format!(", even if {who} takes over 1 service"),
+        count => format!(", even if {who} takes over up to {count} services"),
     }
 }
 
@@ -48,7 +84,7 @@ fn at_most(what: Measure, of: &str, limit: u32) -> String {
         Measure::GrantedPages => format!("Other domains may use at most {pages} of {of}."),
         Measure::WritablePages => format!("Other domains may write at most {pages} of {of}."),
         Measure::Pages => {
-            format!("The boot promises {of} at most {pages}: fixed regions, minima of shares, and stacks.")
+            format!("The boot promises {of} at most {pages}: fixed regions, minima of shares, stacks, and queues.")
         }
         Measure::CpuPercent => format!("The budgets of {of} are at most {limit} % of one processor."),
         Measure::Ports => format!("There are at most {} for {of}.", counted("event channel")),

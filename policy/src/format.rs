@@ -10,7 +10,22 @@ use crate::read::text::{Size, readable, text_of};
 const KEYS: [(&str, &[&str]); 7] = [
     ("image", &["name", "isolation", "refuse-weakness"]),
     ("domains", &["ids"]),
-    ("services", &["program", "priority", "cpu", "stack", "restart", "console", "clock", "entropy", "power", "info"]),
+    (
+        "services",
+        &[
+            "program",
+            "program-sha256",
+            "priority",
+            "cpu",
+            "stack",
+            "restart",
+            "console",
+            "clock",
+            "entropy",
+            "power",
+            "info",
+        ],
+    ),
     ("regions", &["pages", "share", "kind", "minimum", "maximum", "keep", "map"]),
     ("queues", &["from", "to", "interface", "depth"]),
     ("ports", &["service", "peer", "kind", "rights"]),

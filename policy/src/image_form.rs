@@ -1,7 +1,7 @@
 //! Writes the file of an image, in the only form that is accepted.
 //!
-//! The headers come first, then each piece at an offset that equals its address modulo a page, with
-//! zeros between. Sections that no segment loads follow, among them the seal.
+//! The headers come first, then each piece without the zeros that end its last page, which the
+//! loader fills in. Sections that no segment loads follow, among them the seal.
 //!
 //! The packer writes the file. The verifier writes it again from the parts that it read, and
 //! compares. Therefore no byte of a verified file can mean something else to another reader.
@@ -31,6 +31,12 @@ pub(crate) const NOTE_SIZE: u64 = 20;
 /// header says.
 const NOTE_ALIGN: u64 = 4;
 
+/// The alignment of segments: none. Xen copies each to its address, wherever it is in the file.
+const ANYWHERE: u64 = 1;
+
+/// Bytes of a word. Everything in the file begins at a multiple of it.
+const WORD: usize = 8;
+
 /// The reason why the ELF writer refuses the content.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -43,13 +49,12 @@ pub(crate) struct Piece<'a> {
     pub virtual_address: u64,
     pub physical_address: u64,
     pub memory_size: u64,
+    /// Whole pages.
     pub bytes: Cow<'a, [u8]>,
 }
 
 impl Piece<'_> {
     /// Makes a read-only piece, filled up to whole pages with zeros.
-    ///
-    /// So every byte of every mapped page is in the file.
     pub(crate) fn data(address: u64, mut bytes: Vec<u8>) -> Self {
         bytes.resize(bytes.len().next_multiple_of(PAGE as usize), 0);
         Piece {
@@ -59,6 +64,14 @@ impl Piece<'_> {
             memory_size: bytes.len() as u64,
             bytes: Cow::Owned(bytes),
         }
+    }
+
+    /// Returns what is in the file: all but the words of zeros that end the last page. The first
+    /// word of the page is always there, so that the size in the file tells the number of pages.
+    fn stored(&self) -> &[u8] {
+        let zeros = self.bytes.rchunks(WORD).take(PAGE as usize / WORD - 1).take_while(|word| **word == [0; WORD]);
+        let zeros = zeros.count() * WORD;
+        self.bytes.get(..self.bytes.len() - zeros).unwrap_or_default()
     }
 }
 
@@ -73,20 +86,6 @@ pub(crate) struct Content<'a> {
     /// Zlib streams of JSON.
     pub sbom: Option<&'a [u8]>,
     pub unsafe_uses: Option<&'a [u8]>,
-}
-
-/// Returns the file offset of each piece. Loaders expect `p_offset` and `p_vaddr` to be equal
-/// modulo a page.
-fn offsets(pieces: &[Piece<'_>], headers_end: u64) -> Vec<u64> {
-    let mut next = headers_end;
-    pieces
-        .iter()
-        .map(|piece| {
-            let offset = next + (piece.virtual_address % PAGE + PAGE - next % PAGE) % PAGE;
-            next = offset + piece.bytes.len() as u64;
-            offset
-        })
-        .collect()
 }
 
 /// A section that no segment loads.
@@ -105,11 +104,7 @@ pub(crate) fn write(content: &Content<'_>, out: &mut dyn WritableBuffer) -> Resu
     let mut writer = Writer::new(Endianness::Little, true, out);
     writer.reserve_file_header();
     writer.reserve_program_headers(pieces.len() as u32 + 1);
-    let offsets = offsets(pieces, writer.reserved_len());
-    for (piece, offset) in pieces.iter().zip(&offsets) {
-        writer.reserve_until(*offset);
-        writer.reserve(piece.bytes.len() as u64, 1);
-    }
+    let offsets: Vec<u64> = pieces.iter().map(|piece| writer.reserve(piece.stored().len() as u64, 1)).collect();
     let attached = attach(&mut writer, content)?;
 
     writer
@@ -123,10 +118,7 @@ pub(crate) fn write(content: &Content<'_>, out: &mut dyn WritableBuffer) -> Resu
         })
         .map_err(refused)?;
     write_program_headers(&mut writer, content, &offsets)?;
-    for (piece, offset) in pieces.iter().zip(&offsets) {
-        writer.pad_until(*offset);
-        writer.write(&piece.bytes);
-    }
+    pieces.iter().for_each(|piece| writer.write(piece.stored()));
     write_attached(&mut writer, &attached);
     Ok(attached.first().map_or(0, |seal| seal.offset))
 }
@@ -143,7 +135,7 @@ fn attach<'a>(writer: &mut Writer<'a>, content: &'a Content<'a>) -> Result<Vec<A
     for (name, bytes) in all.into_iter().filter_map(|(name, bytes)| Some((name, bytes?))) {
         let name = writer.add_section_name(name.as_bytes());
         writer.reserve_section_index();
-        let offset = writer.reserve(bytes.len() as u64, 8);
+        let offset = writer.reserve(bytes.len() as u64, WORD as u64);
         attached.push(Attached { name, offset, bytes });
     }
     writer.reserve_shstrtab_section_index();
@@ -170,7 +162,7 @@ fn write_attached(writer: &mut Writer<'_>, attached: &[Attached<'_>]) {
             sh_size: item.bytes.len() as u64,
             sh_link: 0,
             sh_info: 0,
-            sh_addralign: 8,
+            sh_addralign: WORD as u64,
             sh_entsize: 0,
         });
     }
@@ -204,9 +196,9 @@ fn write_program_headers(writer: &mut Writer<'_>, content: &Content<'_>, offsets
             p_offset: *offset,
             p_vaddr: piece.virtual_address,
             p_paddr: piece.physical_address,
-            p_filesz: piece.bytes.len() as u64,
+            p_filesz: piece.stored().len() as u64,
             p_memsz: piece.memory_size,
-            p_align: PAGE,
+            p_align: ANYWHERE,
         });
     }
     Ok(())

@@ -7,6 +7,8 @@ use cloister_caps::tables::{MAX_REGIONS, MAX_SERVICES};
 
 /// The size of the largest image that is verified, in bytes.
 pub const MAX_IMAGE: u64 = 256 << 20;
+/// Bytes of a lock file.
+pub const MAX_LOCK: u64 = 2 << 20;
 /// The largest number of segments of an image: some of the kernel, the tables, three of each
 /// service, data for regions.
 pub(crate) const MAX_LOADS: usize = 8 + 1 + 3 * MAX_SERVICES + MAX_REGIONS;

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod command;
+mod deny;
 mod file;
 
 use std::process::ExitCode;

@@ -126,29 +126,47 @@ pub(crate) struct Assertion {
     pub why: String,
     /// The condition that must hold.
     pub claim: Claim,
+    /// `true` if it may be about something that the policy does not have.
+    pub allow_vacuous: bool,
 }
 
 /// The claim of an assertion. The prover resolves the names.
 #[derive(Clone)]
 pub(crate) enum Claim {
-    /// A subject cannot cause an operation, even by taking over this many services.
-    NoFlow { from: Spanned<String>, to: Spanned<String>, takeovers: u32 },
-    /// Only one service maps the regions, or only one writes them.
-    Exclusive { owner: Spanned<String>, regions: Vec<Spanned<String>>, access: Spanned<Exclusive> },
+    /// A subject cannot cause an operation, even by taking over this many services, unless one of
+    /// `unless` helps.
+    CannotCause { from: Spanned<String>, to: Spanned<String>, takeovers: u32, unless: Vec<Spanned<String>> },
+    /// The bytes of the regions cannot reach a subject, even by taking over this many services,
+    /// unless one of `unless` helps.
+    NoLeak { regions: Vec<Spanned<String>>, to: Spanned<String>, takeovers: u32, unless: Vec<Spanned<String>> },
+    /// Only one service, and the subjects `besides`, map the regions, or write them.
+    Exclusive {
+        owner: Spanned<String>,
+        regions: Vec<Spanned<String>>,
+        access: Spanned<Exclusive>,
+        besides: Vec<Spanned<String>>,
+    },
     /// An amount has an upper bound.
     AtMost { what: Spanned<Measure>, service: Option<Spanned<String>>, limit: u32 },
-    /// Only these subjects can cause an operation.
-    Only { who: Vec<Spanned<String>>, may: Spanned<String> },
-    /// The services share no memory and have no queue between them.
+    /// Only these subjects can cause an operation, even if another takes over this many services,
+    /// unless one of `unless` helps; or, `directly`, only they can do it themselves.
+    Only {
+        who: Vec<Spanned<String>>,
+        may: Spanned<String>,
+        takeovers: u32,
+        directly: bool,
+        unless: Vec<Spanned<String>>,
+    },
+    /// The services have nothing in common: no memory, queue, server, client, peer or path.
     ShareNothing { between: Vec<Spanned<String>> },
 }
 
 /// The access that only one service has.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Exclusive {
-    /// Reading and writing, among the services of the image.
+    /// Reading and writing.
     Map,
-    /// Writing, among the services of the image.
+    /// Writing.
     Write,
 }
 
@@ -215,6 +233,8 @@ pub(crate) struct Pin {
 /// A service.
 pub(crate) struct Service {
     pub program: Spanned<String>,
+    /// SHA-256 of the program as `verify` prints it: the image must carry this one.
+    pub program_hash: Option<[u8; 32]>,
     pub priority: u8,
     pub budget_us: Spanned<u32>,
     pub period_us: Spanned<u32>,

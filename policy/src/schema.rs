@@ -10,6 +10,7 @@ use cloister_interfaces::CATALOG;
 use serde_json::{Value, json};
 
 use crate::model::{Exclusive, HOLDABLE, Image, MapAccess, Measure};
+use crate::read::RESERVED;
 
 /// Returns the schema as text.
 #[must_use]
@@ -90,10 +91,9 @@ fn object(required: &[&str], properties: Value) -> Value {
 
 /// Returns the schema of a section: entries by their names.
 fn entries(entry: Value) -> Value {
-    let reserved = ["cloister", "kernel", "policy", "self", "xen"];
     json!({
         "type": "object",
-        "propertyNames": { "allOf": [name(), { "not": { "enum": reserved } }] },
+        "propertyNames": { "allOf": [name(), { "not": { "enum": RESERVED } }] },
         "additionalProperties": entry,
     })
 }
@@ -106,6 +106,7 @@ fn rights(kind: Kind) -> Value {
 fn service(size: &Value) -> Value {
     let mut properties = json!({
         "program": { "type": "string", "pattern": "^[a-z][a-z0-9_-]{0,63}$" },
+        "program-sha256": { "type": "string", "pattern": "^[0-9a-f]{64}$" },
         "priority": integer(1, 255),
         "cpu": object(&["budget_us", "period_us"], json!({
             "budget_us": integer(1, 1_000_000),
@@ -170,11 +171,13 @@ fn port() -> Value {
 fn assertions() -> Vec<Value> {
     let operation = json!({ "type": "string", "description": "OBJECT.OPERATION, or the name of a hypercall" });
     let subject = json!({ "type": "string" });
+    let subjects = json!({ "type": "array", "items": subject, "minItems": 1, "uniqueItems": true });
     let assertion = |kind: &str, required: &[&str], own: Value| {
         let mut properties = json!({
             "name": name(),
             "why": { "type": "string", "minLength": 1, "maxLength": 200, "description": "the threat that it answers" },
             "kind": { "const": kind },
+            "allow-vacuous": { "type": "boolean" },
         });
         if let (Some(properties), Some(own)) = (properties.as_object_mut(), own.as_object()) {
             properties.extend(own.clone());
@@ -183,12 +186,22 @@ fn assertions() -> Vec<Value> {
         object(&required, properties)
     };
     vec![
-        assertion("no-flow", &["from", "to"], json!({ "from": subject, "to": operation, "takeovers": integer(0, 15) })),
+        assertion(
+            "cannot-cause",
+            &["from", "to"],
+            json!({ "from": subject, "to": operation, "takeovers": integer(0, 15), "unless": subjects }),
+        ),
+        assertion(
+            "no-leak",
+            &["regions", "to"],
+            json!({ "regions": names(), "to": subject, "takeovers": integer(0, 15), "unless": subjects }),
+        ),
         assertion(
             "exclusive",
             &["owner", "regions", "access"],
             json!({
                 "owner": name(), "regions": names(), "access": { "enum": Exclusive::WORDS.map(|(word, _)| word) },
+                "besides": subjects,
             }),
         ),
         assertion(
@@ -202,7 +215,8 @@ fn assertions() -> Vec<Value> {
             "only",
             &["who", "may"],
             json!({
-                "who": { "type": "array", "items": subject, "minItems": 1, "uniqueItems": true }, "may": operation,
+                "who": subjects, "may": operation, "takeovers": integer(0, 15), "directly": { "type": "boolean" },
+                "unless": subjects,
             }),
         ),
         assertion("share-nothing", &["between"], json!({ "between": names() })),

@@ -1,14 +1,15 @@
-//! Signs a release: a file beside the image, which can be checked offline.
+//! Signs a release: a file beside its manifest, which can be checked offline.
 //!
-//! The signed text names two hashes: that of the policy, which people read, and that of the whole
-//! image. `docs/verify.md` describes the three files.
+//! The signed text names the hash of the manifest, which names everything else.
+//! `docs/verify.md` describes the three files.
 
 use ed25519_dalek::{SECRET_KEY_LENGTH, Signature, Signer, SigningKey, VerifyingKey};
 
 use crate::printable::hexadecimal;
+use crate::release::Hash;
 
 /// The first line of each kind of file: a name and a version.
-const SIGNATURE: &str = "cloister-signature 1";
+const SIGNATURE: &str = "cloister-signature 2";
 const SECRET: &str = "cloister-secret-key 1";
 const PUBLIC: &str = "cloister-public-key 1";
 
@@ -44,30 +45,17 @@ pub enum SignError {
     /// The signature was made with another key.
     #[error("signed with another key: {0}")]
     OtherKey(String),
-    /// The signature is for another policy.
-    #[error("the signature is for another policy: {0}")]
-    OtherPolicy(String),
-    /// The signature is for another image.
-    #[error("the signature is for another image: {0}")]
-    OtherImage(String),
+    /// The signature is for another manifest.
+    #[error("the signature is for another manifest, of SHA-256 {0}")]
+    OtherRelease(String),
     /// The signature does not fit its text.
     #[error("the signature is invalid: the key did not sign this")]
     False,
 }
 
-/// The hashes that are signed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Subject {
-    /// SHA-256 of the canonical policy.
-    pub policy: [u8; 32],
-    /// SHA-256 of the image file.
-    pub image: [u8; 32],
-}
-
-impl Subject {
-    fn text(&self) -> String {
-        format!("{SIGNATURE}\npolicy sha256 {}\nimage sha256 {}\n", hexadecimal(&self.policy), hexadecimal(&self.image))
-    }
+/// Returns the text that is signed, for the SHA-256 of a manifest.
+fn signed_text(release: &Hash) -> String {
+    format!("{SIGNATURE}\nrelease sha256 {}\n", hexadecimal(release))
 }
 
 /// Makes a new pair of keys, and returns the texts of the files for the secret and the public key.
@@ -82,25 +70,25 @@ pub fn generate() -> Result<(String, String), SignError> {
     Ok((secret, format!("{PUBLIC}\ned25519 {}\n", hexadecimal(key.verifying_key().as_bytes()))))
 }
 
-/// Signs, and returns the text of the signature's file.
+/// Signs the SHA-256 of a manifest, and returns the text of the signature's file.
 ///
 /// # Errors
 /// The text is not a secret key.
-pub fn sign(subject: &Subject, secret_key: &str) -> Result<String, SignError> {
+pub fn sign(release: &Hash, secret_key: &str) -> Result<String, SignError> {
     let kind = "secret key";
     let [line] = lines(secret_key, SECRET, kind)?;
     let key = SigningKey::from_bytes(&bytes(line, "ed25519", kind)?);
-    let text = subject.text();
+    let text = signed_text(release);
     let signature = key.sign(text.as_bytes());
     let public = hexadecimal(key.verifying_key().as_bytes());
     Ok(format!("{text}key ed25519 {public}\nsignature ed25519 {}\n", hexadecimal(&signature.to_bytes())))
 }
 
-/// Checks a signature with a trusted key, for the expected hashes.
+/// Checks a signature with a trusted key, for the SHA-256 of a manifest.
 ///
 /// # Errors
 /// The signature or the key is wrong; the error says why.
-pub fn check(subject: &Subject, signature: &str, public_key: &str) -> Result<(), SignError> {
+pub fn check(release: &Hash, signature: &str, public_key: &str) -> Result<(), SignError> {
     let kind = "public key";
     let [line] = lines(public_key, PUBLIC, kind)?;
     let trusted: [u8; 32] = bytes(line, "ed25519", kind)?;
@@ -109,21 +97,17 @@ pub fn check(subject: &Subject, signature: &str, public_key: &str) -> Result<(),
         return Err(SignError::Key);
     }
     let kind = "signature";
-    let [policy, image, signer, made] = lines(signature, SIGNATURE, kind)?;
+    let [signed, signer, made] = lines(signature, SIGNATURE, kind)?;
     let signer: [u8; 32] = bytes(signer, "key ed25519", kind)?;
     if signer != trusted {
         return Err(SignError::OtherKey(hexadecimal(&signer)));
     }
-    let policy: [u8; 32] = bytes(policy, "policy sha256", kind)?;
-    if policy != subject.policy {
-        return Err(SignError::OtherPolicy(hexadecimal(&policy)));
-    }
-    let image: [u8; 32] = bytes(image, "image sha256", kind)?;
-    if image != subject.image {
-        return Err(SignError::OtherImage(hexadecimal(&image)));
+    let signed: Hash = bytes(signed, "release sha256", kind)?;
+    if signed != *release {
+        return Err(SignError::OtherRelease(hexadecimal(&signed)));
     }
     let made = Signature::from_bytes(&bytes(made, "signature ed25519", kind)?);
-    key.verify_strict(subject.text().as_bytes(), &made).map_err(|_| SignError::False)
+    key.verify_strict(signed_text(release).as_bytes(), &made).map_err(|_| SignError::False)
 }
 
 /// Returns the lines after the first one, which names kind and version.
@@ -164,7 +148,7 @@ mod tests {
 
     use super::*;
 
-    const SUBJECT: Subject = Subject { policy: [0xA5; 32], image: [0x5A; 32] };
+    const SUBJECT: Hash = [0x5A; 32];
     /// The first test vector of RFC 8032.
     const RFC_SECRET: &str = "9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60";
     const RFC_PUBLIC: &str = "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a";
@@ -174,25 +158,21 @@ mod tests {
     }
 
     #[test]
-    fn only_the_signed_image_is_accepted() {
+    fn only_the_signed_release_is_accepted() {
         let (secret, public) = keys();
         let signature = sign(&SUBJECT, &secret).unwrap();
-        assert!(signature.starts_with("cloister-signature 1\npolicy sha256 a5a5a5"), "{signature}");
+        assert!(signature.starts_with("cloister-signature 2\nrelease sha256 5a5a5a"), "{signature}");
         assert_eq!(check(&SUBJECT, &signature, &public), Ok(()));
-        let other = Subject { image: [0; 32], ..SUBJECT };
-        assert!(matches!(check(&other, &signature, &public), Err(SignError::OtherImage(_))));
-        let other = Subject { policy: [0; 32], ..SUBJECT };
-        assert!(matches!(check(&other, &signature, &public), Err(SignError::OtherPolicy(_))));
+        assert!(matches!(check(&[0; 32], &signature, &public), Err(SignError::OtherRelease(_))));
         let (_, stranger) = generate().unwrap();
         assert_eq!(check(&SUBJECT, &signature, &stranger), Err(SignError::OtherKey(RFC_PUBLIC.into())));
     }
 
     #[test]
-    fn a_signature_cannot_be_given_to_another_image() {
+    fn a_signature_cannot_be_given_to_another_release() {
         let (secret, public) = keys();
-        let other = Subject { image: [0; 32], ..SUBJECT };
         let moved = sign(&SUBJECT, &secret).unwrap().replace(&"5a".repeat(32), &"00".repeat(32));
-        assert_eq!(check(&other, &moved, &public), Err(SignError::False));
+        assert_eq!(check(&[0; 32], &moved, &public), Err(SignError::False));
     }
 
     #[test]

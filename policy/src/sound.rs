@@ -1,12 +1,14 @@
 //! The sound policy, on which every analysis works.
 
 use std::path::Path;
+use std::sync::OnceLock;
 
 use sha2::{Digest, Sha256};
 
 use crate::address_space::image_base;
-use crate::authority::search::Search;
-use crate::authority::{Index, Rule, index, names};
+use crate::authority::closure::rights;
+use crate::authority::reach::Authority;
+use crate::authority::{Index, Right, Rule, index, names};
 use crate::canonical;
 use crate::check;
 use crate::diagnostic::{Diagnostic, Lines, Log, Report};
@@ -28,6 +30,8 @@ pub struct Sound {
     pub(crate) lines: Lines,
     pub(crate) canonical: String,
     pub(crate) hash: [u8; 32],
+    pub(crate) authority: OnceLock<Authority>,
+    pub(crate) closure: OnceLock<Vec<Right>>,
 }
 
 /// A rule in the chain of rules that gives a right.
@@ -98,8 +102,14 @@ impl Sound {
         &self.file
     }
 
-    pub(crate) fn search(&self) -> Search<'_> {
-        Search { policy: &self.policy, index: &self.index }
+    /// Returns the authority of the policy, which is computed once.
+    pub(crate) fn authority(&self) -> &Authority {
+        self.authority.get_or_init(|| Authority::new(&self.policy, &self.index))
+    }
+
+    /// Returns every right of every subject without takeovers, which are listed once.
+    pub(crate) fn closure(&self) -> &[Right] {
+        self.closure.get_or_init(|| rights(self.authority()))
     }
 
     pub(crate) fn step(&self, rule: Rule) -> Step {
@@ -133,7 +143,33 @@ pub fn analyse_text(name: &str, text: &str) -> Result<Sound, Report> {
     sound(name, text, policy)
 }
 
+/// The largest number of rules times the number of subjects: everybody may be able to do
+/// everything, and each right is listed with its rules.
+const MAX_RIGHTS: usize = 500_000;
+
+/// Returns the reason if the closure of a policy would be too large. An image has room for a
+/// hundredth of that.
+fn too_large(policy: &Policy) -> Option<Diagnostic> {
+    let mapped: usize = policy.regions.items.iter().map(|region| region.body.map.len()).sum();
+    let paths: usize = policy.xenstore.items.iter().map(|client| client.body.len()).sum();
+    let links = policy.queues.items.len() + policy.ports.items.len() + policy.grants.items.len();
+    let subjects = policy.services.items.len() + policy.domains.items.len() + 2;
+    let rules = mapped + paths + links + policy.services.items.len();
+    let most = MAX_RIGHTS / subjects;
+    (rules > most).then(|| {
+        Diagnostic::of_file(format!(
+            "the policy has {rules} rules and {subjects} subjects, which are too many to analyse"
+        ))
+        .help(format!("with {subjects} subjects, it can have {most} rules"))
+    })
+}
+
 pub(crate) fn sound(name: &str, text: &str, policy: Policy) -> Result<Sound, Report> {
+    if let Some(mistake) = too_large(&policy) {
+        let mut log = Log::default();
+        log.push(mistake);
+        return Err(Report::refused(name, text, log));
+    }
     let canonical = canonical::render(&policy);
     let hash: [u8; 32] = Sha256::digest(canonical.as_bytes()).into();
     let Some(index) = Index::new(&policy) else {
@@ -142,5 +178,15 @@ pub(crate) fn sound(name: &str, text: &str, policy: Policy) -> Result<Sound, Rep
         return Err(Report::refused(name, text, log));
     };
     let lines = Lines::new(text);
-    Ok(Sound { file: printable(name).into_owned(), text: text.to_owned(), policy, index, lines, canonical, hash })
+    Ok(Sound {
+        file: printable(name).into_owned(),
+        text: text.to_owned(),
+        policy,
+        index,
+        lines,
+        canonical,
+        hash,
+        authority: OnceLock::new(),
+        closure: OnceLock::new(),
+    })
 }

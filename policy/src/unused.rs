@@ -339,6 +339,17 @@ mod tests {
         assert!(matches!(usage.suggest(&broken), Err(UnusedError::DoesNotHold(_))));
     }
 
+    /// What the kernel's own lines begin with is the name of no service: before each line of a
+    /// service the kernel puts its name and a colon.
+    #[test]
+    fn no_service_is_named_like_a_line_of_the_kernel() {
+        for name in ["cloister", "fault", "profile", "refused", "restart", "stopped", "use"] {
+            let named = GOOD.replace("driver", name);
+            let mistakes = parse("named.toml", &named).err().expect("refused").to_string();
+            assert!(mistakes.contains(&format!("`{name}` cannot be the name of a service")), "{mistakes}");
+        }
+    }
+
     proptest! {
         #[test]
         fn any_log_is_answered(log in "(use: |[(\\[a-z)\\] -]|\n){0,60}") {

@@ -15,26 +15,26 @@ const MISTAKES: &[(&str, usize, usize, &str)] = &[
         8,
         "assertion `little-time` does not hold: cpu-percent of driver: 20.0, and the bound is 19",
     ),
-    ("assertion-exclusive", 81, 8, "assertion `own-pool` does not hold: store maps pool as read"),
-    ("assertion-exclusive-write", 81, 8, "assertion `own-pool` does not hold: driver maps pool as read-write"),
     (
-        "assertion-no-flow",
+        "assertion-cannot-cause",
         81,
         8,
         "assertion `no-grants` does not hold: driver can have 4 pages granted under pool-pages",
     ),
     (
-        "assertion-no-flow-by-takeover",
+        "assertion-cannot-cause-by-takeover",
         81,
         8,
-        "assertion `no-ring` does not hold: manager can write device/vif/0 and below by taking over driver",
+        "assertion `no-ring` does not hold: manager can write store-ring by taking over store",
     ),
     (
-        "assertion-no-flow-to-pin",
+        "assertion-cannot-cause-to-pin",
         83,
         8,
         "assertion `one-takeover` does not hold: driver can choose which domain of backend is the peer by taking over store",
     ),
+    ("assertion-exclusive", 81, 8, "assertion `own-pool` does not hold: store maps pool as read"),
+    ("assertion-exclusive-write", 81, 8, "assertion `own-pool` does not hold: driver maps pool as read-write"),
     (
         "assertion-only",
         81,
@@ -159,6 +159,9 @@ const MISTAKES: &[(&str, usize, usize, &str)] = &[
     ("priority-is-text", 11, 12, "`priority` must be a whole number from 1 to 255"),
     ("priority-zero", 11, 12, "`priority` must be a whole number from 1 to 255"),
     ("program-not-a-crate", 10, 11, "`../driver` cannot be the name of a crate"),
+    ("program-sha256-number", 11, 18, "`program-sha256` must be a string"),
+    ("program-sha256-short", 11, 18, "`program-sha256` must be a SHA-256 of 64 lower-case hexadecimal digits"),
+    ("program-sha256-upper", 11, 18, "`program-sha256` must be a SHA-256 of 64 lower-case hexadecimal digits"),
     ("queue-cycle", 60, 6, "requests form a cycle: driver → store → driver"),
     (
         "queue-depth-not-a-power",
@@ -321,10 +324,13 @@ fn every_mistake_of_a_file_is_reported_in_its_order() {
 #[test]
 fn a_broken_assertion_names_the_path() {
     let cases: [(&str, &[(usize, &str)]); 14] = [
-        ("assertion-no-flow", &[(46, "driver asks manager"), (68, "manager may grant 4 pages of pool to backend")]),
         (
-            "assertion-no-flow-by-takeover",
-            &[(46, "driver asks manager"), (52, "driver asks store"), (78, "driver has rights to device/vif/0")],
+            "assertion-cannot-cause",
+            &[(46, "driver asks manager"), (68, "manager may grant 4 pages of pool to backend")],
+        ),
+        (
+            "assertion-cannot-cause-by-takeover",
+            &[(46, "manager answers driver"), (52, "driver asks store"), (38, "store maps store-ring as read-write")],
         ),
         ("assertion-exclusive", &[(34, "store maps pool as read")]),
         ("assertion-exclusive-write", &[(34, "driver maps pool as read-write")]),
@@ -341,9 +347,9 @@ fn a_broken_assertion_names_the_path() {
         ("assertion-only-pin", &[(8, "store pins the domain of backend that device/vif/0/backend-id names")]),
         ("assertion-only-pin-missing", &[(58, "driver has an event channel to backend")]),
         (
-            "assertion-no-flow-to-pin",
+            "assertion-cannot-cause-to-pin",
             &[
-                (35, "store maps pool as read"),
+                (53, "driver asks store by interface store"),
                 (8, "store pins the domain of backend that device/vif/0/backend-id names"),
             ],
         ),

@@ -48,7 +48,7 @@ fn names_the_path(assertion: &str, from: &str, to: &str, path: &[&str]) {
 #[test]
 fn a_flow_breaks_its_assertion() {
     names_the_path(
-        "kind = \"no-flow\"\nfrom = \"driver\"\nto = \"clock.wall\"\n",
+        "kind = \"cannot-cause\"\nfrom = \"driver\"\nto = \"clock.wall\"\n",
         "\"clock.wall\"",
         "\"pool.write\"",
         &["driver can write pool", "driver maps pool as read-write"],
@@ -58,7 +58,7 @@ fn a_flow_breaks_its_assertion() {
 #[test]
 fn one_more_subject_breaks_its_assertion() {
     names_the_path(
-        "kind = \"only\"\nwho = [\"backend\", \"driver\"]\nmay = \"pool.write\"\n",
+        "kind = \"only\"\nwho = [\"backend\", \"driver\"]\nmay = \"pool.write\"\ndirectly = true\n",
         "\"backend\", \"driver\"",
         "\"manager\", \"driver\"",
         &["backend can write pool", "manager may grant 4 pages of pool to backend"],
@@ -68,7 +68,7 @@ fn one_more_subject_breaks_its_assertion() {
 #[test]
 fn a_region_that_is_not_exclusive_breaks_its_assertion() {
     names_the_path(
-        "kind = \"exclusive\"\nowner = \"driver\"\nregions = [\"pool\"]\naccess = \"write\"\n",
+        "kind = \"exclusive\"\nowner = \"driver\"\nregions = [\"pool\"]\naccess = \"write\"\nbesides = [\"backend\"]\n",
         "access = \"write\"",
         "access = \"map\"",
         &["store maps pool as read"],
@@ -78,9 +78,9 @@ fn a_region_that_is_not_exclusive_breaks_its_assertion() {
 #[test]
 fn a_shared_region_breaks_its_assertion() {
     names_the_path(
-        "kind = \"share-nothing\"\nbetween = [\"manager\", \"store\"]\n",
-        "\"manager\", \"store\"",
-        "\"driver\", \"store\"",
+        "kind = \"cannot-cause\"\nfrom = \"driver\"\nto = \"clock.wall\"\nunless = [\"manager\", \"store\"]\n",
+        "kind = \"cannot-cause\"\nfrom = \"driver\"\nto = \"clock.wall\"\nunless = [\"manager\", \"store\"]",
+        "kind = \"share-nothing\"\nbetween = [\"driver\", \"store\"]",
         &["driver and store both map pool", "driver maps pool", "store maps pool"],
     );
 }

@@ -104,11 +104,11 @@ fn a_mediator_less_is_no_narrowing() {
     let difference = diff(&sound(&text), &sound(new));
     assert_eq!(difference.class, Class::Incomparable);
     let more = sentences(&difference, Class::Widening);
-    let says = "netfront can now have 2 pages granted under ring-pages without asking another service; before, by asking 1 service";
+    let says = "netfront can now have 2 pages granted under ring-pages by itself; before, through 1 other";
     assert!(more.iter().any(|sentence| sentence == says), "{more:?}");
     let back = diff(&sound(new), &sound(&text));
     let less = sentences(&back, Class::Narrowing);
-    let says = "netfront can now only have 2 pages granted under ring-pages by asking 1 service; before, without asking another service";
+    let says = "netfront can now only have 2 pages granted under ring-pages through 1 other; before, by itself";
     assert!(less.iter().any(|sentence| sentence == says), "{less:?}");
 }
 
@@ -141,13 +141,17 @@ fn assertions_are_compared_by_what_follows_from_them() {
         |what: &str, of: &str, limit: u32| format!("kind = \"at-most\"\nwhat = \"{what}\"\n{of}limit = {limit}");
     let only = |who: &str, may: &str| format!("kind = \"only\"\nwho = {who}\nmay = \"{may}\"");
     let flow = |to: &str, takeovers: u32| {
-        format!("kind = \"no-flow\"\nfrom = \"store\"\nto = \"{to}\"\ntakeovers = {takeovers}")
+        format!("kind = \"cannot-cause\"\nfrom = \"store\"\nto = \"{to}\"\ntakeovers = {takeovers}")
+    };
+    let leak = |regions: &str, takeovers: u32| {
+        format!("kind = \"no-leak\"\nregions = {regions}\nto = \"store\"\ntakeovers = {takeovers}")
     };
     let exclusive = |regions: &str, access: &str| {
         format!("kind = \"exclusive\"\nowner = \"driver\"\nregions = {regions}\naccess = \"{access}\"")
     };
     let apart = |between: &str| format!("kind = \"share-nothing\"\nbetween = {between}");
     let of = "service = \"driver\"\n";
+    let unless = "\nunless = [\"manager\"]";
     let cases = [
         (at_most("pages", "", 900), at_most("pages", "", 512)),
         (at_most("pages", of, 900), at_most("pages", "", 900)),
@@ -159,6 +163,15 @@ fn assertions_are_compared_by_what_follows_from_them() {
         (exclusive("[\"pool\"]", "write"), exclusive("[\"pool\"]", "map")),
         (exclusive("[\"pool\"]", "map"), exclusive("[\"driver-heap\", \"pool\"]", "map")),
         (apart("[\"manager\", \"store\"]"), apart("[\"driver\", \"manager\", \"store\"]")),
+        (flow("grant.issue", 1) + unless, flow("grant.issue", 1)),
+        (flow("grant.issue", 1) + "\nallow-vacuous = true", flow("grant.issue", 1)),
+        (leak("[\"pool\"]", 0), leak("[\"pool\"]", 1)),
+        (leak("[\"pool\"]", 1), leak("[\"driver-heap\", \"pool\"]", 1)),
+        (leak("[\"pool\"]", 1) + unless, leak("[\"pool\"]", 1)),
+        (exclusive("[\"pool\"]", "map") + "\nbesides = [\"manager\"]", exclusive("[\"pool\"]", "map")),
+        (only("[\"driver\"]", "grant.issue") + "\ndirectly = true", only("[\"driver\"]", "grant.issue")),
+        (only("[\"driver\"]", "grant.issue"), only("[\"driver\"]", "grant.issue") + "\ntakeovers = 1"),
+        (only("[\"driver\"]", "grant.issue") + unless, only("[\"driver\"]", "grant.issue")),
     ];
     for (weak, strong) in &cases {
         let found = diff(&with(&[weak]), &with(&[strong])).assertions;
@@ -177,6 +190,12 @@ fn assertions_are_compared_by_what_follows_from_them() {
         (only("[\"driver\"]", "grant.issue"), only("[\"manager\"]", "grant.end")),
         (only("[\"driver\"]", "pool-pages.issue"), only("[\"manager\"]", "grant.issue")),
         (flow("pool-pages.issue", 2), flow("grant.issue", 1)),
+        (flow("grant.issue", 2) + unless, flow("grant.issue", 1)),
+        (flow("grant.issue", 2) + "\nallow-vacuous = true", flow("grant.issue", 1)),
+        (leak("[\"pool\"]", 2), leak("[\"driver-heap\"]", 2)),
+        (leak("[\"pool\"]", 2) + unless, leak("[\"pool\"]", 1)),
+        (exclusive("[\"pool\"]", "map") + "\nbesides = [\"manager\"]", exclusive("[\"pool\"]", "write")),
+        (only("[\"driver\"]", "grant.issue") + "\ndirectly = true", only("[\"driver\"]", "grant.issue") + unless),
         (exclusive("[\"pool\"]", "map"), exclusive("[\"driver-heap\"]", "map")),
         (apart("[\"manager\", \"store\"]"), apart("[\"driver\", \"store\"]")),
     ] {
@@ -229,4 +248,58 @@ fn changes_read_as_sentences() {
         ];
         assert!(heads.iter().any(|head| difference.to_string().starts_with(head)), "{difference}");
     }
+}
+
+/// Two services of equal priority, by their names and programs.
+fn equals(names: [&str; 2]) -> Sound {
+    let service = |(name, program): (&str, &str)| {
+        format!(
+            "[services.{name}]\nprogram = \"{program}\"\npriority = 50\nstack = \"4K\"\n\
+             cpu = {{ budget_us = 9000, period_us = 10000 }}\nrestart = {{ limit = 0, then = \"stop-image\" }}\n"
+        )
+    };
+    let [first, second] = [(names[0], "guard"), (names[1], "plain")].map(service);
+    sound(&format!("format = 1\nimage = {{ name = \"x\" }}\n{first}{second}"))
+}
+
+/// Of equal priorities, the first name goes before: of two busy services with 9 of 10 ms each, the
+/// first has 9 ms and the second 1 ms.
+#[test]
+fn a_new_name_that_changes_the_order_of_equals_is_no_equivalence() {
+    let difference = diff(&equals(["a", "b"]), &equals(["c", "b"]));
+    assert_eq!(difference.class, Class::Incomparable, "{difference}");
+    assert_eq!(sentences(&difference, Class::Widening), ["b now goes before c"]);
+    assert_eq!(sentences(&difference, Class::Narrowing), ["c now comes after b"]);
+    let witness = &difference.changes[0].witness;
+    assert_eq!(witness.old, "a of priority 50 goes before b of priority 50");
+    assert_eq!(witness.new, "b of priority 50 goes before c of priority 50");
+    // The programs exchange their names, and so their places.
+    assert_eq!(diff(&equals(["a", "b"]), &equals(["b", "a"])).class, Class::Incomparable);
+    // A new name at the same place.
+    assert_eq!(diff(&equals(["a", "c"]), &equals(["b", "d"])).class, Class::Equivalent);
+}
+
+/// Ports and grants of one entry of `[domains]` have one peer at a time. With a second entry of the
+/// same ids, the peer of the grants may be another domain than that of the ports.
+#[test]
+fn another_pin_for_the_same_ids_is_no_equivalence() {
+    let old = shipped().replace("ids = \"0\"", "ids = \"1-3\"");
+    assert_ne!(old, shipped());
+    let entry = |node: &str| {
+        format!("[domains.other]\nids = \"1-3\"\npin = {{ by = \"xenstore\", node = \"{node}\" }}\n\n[domains.netback]")
+    };
+    let grants = old.find("[grants.").unwrap();
+    let (before, after) = old.split_at(grants);
+    let split = format!("{before}{}", after.replacen("peer = \"netback\"", "peer = \"other\"", 1));
+    let split = |node: &str| analyse_text("test.toml", &split.replacen("[domains.netback]", &entry(node), 1));
+    // No node pins two entries: what has the same pin has the same peer.
+    assert!(split("device/vif/0/backend-id").is_err());
+    let old = sound(&old);
+    let difference = diff(&old, &split("device/vif/0/mac").unwrap_or_else(|report| panic!("{report}")));
+    assert_eq!(difference.class, Class::Incomparable, "{difference}");
+    let says = " is now the domain that xenstore pins by device/vif/0/mac";
+    assert!(sentences(&difference, Class::Widening).iter().any(|sentence| sentence.ends_with(says)), "{difference}");
+    // An entry with another name, and nothing else, is the same.
+    let renamed = shipped().replace("ids = \"0\"", "ids = \"1-3\"").replace("netback", "backend");
+    assert_eq!(diff(&old, &sound(&renamed)).class, Class::Equivalent);
 }

@@ -70,7 +70,7 @@ fn policies(text: &str) -> Vec<String> {
     let escaped: String = text.chars().map(|c| format!("\\U{:08X}", u32::from(c))).collect();
     let assertion = |text: &str, name: &str, to: &str| {
         format!(
-            "{good}\n[[assert]]\nname = \"{name}\"\nwhy = \"{text}\"\nkind = \"no-flow\"\nfrom = \"store\"\nto = \"{to}\"\n"
+            "{good}\n[[assert]]\nname = \"{name}\"\nwhy = \"{text}\"\nkind = \"cannot-cause\"\nfrom = \"store\"\nto = \"{to}\"\n"
         )
     };
     let mut all = Vec::new();

@@ -144,7 +144,8 @@ fn the_relations_are_those_of_the_tables() {
         tables.ports().iter().map(|port| format!("{} {}", tables.name(port.name), tables.service_name(port.service)));
     assert_eq!(rows("port", &["name", "service"]), ports.collect());
     assert_eq!(facts["path"].as_array().unwrap().len(), text.split("[xenstore.").skip(1).map(rights_of).sum::<usize>());
-    assert!(rows("can", &["subject", "object", "operation", "queues"]).contains("netfront ring-pages issue 1"));
+    assert!(rows("can", &["subject", "object", "operation", "steps"]).contains("netfront ring-pages issue 1"));
+    assert!(rows("least_takeovers", &["subject", "operation", "takeovers"]).contains("http power.off 1"));
     assert!(rows("causes", &["service", "hypercall"]).contains("control SCHEDOP_shutdown"));
 }
 

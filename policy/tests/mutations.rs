@@ -6,7 +6,7 @@ mod common;
 use cloister_caps::tables::{Record, Tables};
 use cloister_policy::verify::{Against, verify};
 use common::image::{image, kernel, pack_all, program};
-use common::{Elf, Part, headers, offset_of, seal};
+use common::{Elf, Part, cut_zeros, fill_up, headers, offset_of, seal};
 use sha2::{Digest, Sha256};
 
 /// The tables of an image, which are changed in place.
@@ -74,7 +74,13 @@ impl Blob<'_> {
 fn tables(change: impl FnOnce(&mut Blob<'_>)) -> Vec<u8> {
     let mut file = image();
     let start = offset_of(&file, b"CLOISTER");
+    let (_, all) = headers(&file);
+    let header = all.iter().find(|header| header.kind == 1 && header.offset == start as u64).unwrap();
+    let address = header.physical_address;
+    fill_up(&mut file, address);
+    let start = offset_of(&file, b"CLOISTER");
     change(&mut Blob { file: &mut file, start });
+    cut_zeros(&mut file, address);
     file
 }
 
@@ -406,7 +412,7 @@ mod of_segments {
         } => "the PVH entry point is 0x100020, that of the ELF header 0x100024";
         entry_of_the_note: {
             let mut file = image();
-            let at = offset_of(&file, &common::pvh_note(0x10_0020)) + 16;
+            let at = headers(&file).1[0].offset as usize + 16;
             file[at..at + 4].copy_from_slice(&0x10_3000_u32.to_le_bytes());
             file
         } => "the PVH entry point 0x103000 is not in the kernel's boot code";
@@ -533,5 +539,19 @@ mod of_code {
         let accept = ["manager@0x2001102=vmcall".to_owned()];
         let error = verify(&file, &Against { accept: &accept, ..Against::default() }).err().unwrap();
         assert!(error.to_string().contains("nothing was found at manager@0x2001102=vmcall"));
+    }
+}
+
+#[test]
+fn a_segment_register_can_be_neither_read_nor_written() {
+    for (bytes, what) in [
+        (&[0x8C, 0xD8][..], "mov ds"),
+        (&[0x66, 0x8C, 0xE0], "mov fs"),
+        (&[0x0F, 0xA0], "push fs"),
+        (&[0x8C, 0x18], "mov ds"),
+        (&[0x8E, 0xD8], "mov ds"),
+        (&[0x0F, 0xA1], "pop fs"),
+    ] {
+        is_found(text(bytes), what);
     }
 }

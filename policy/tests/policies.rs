@@ -60,7 +60,9 @@ fn under_the_shipped_policy_only_the_toolstack_names_the_back_end() {
         ("\"/local/domain/{self}/device/vif/0/mac\" = [\"write\"]", &["address-by"]),
         ("\"device/vif/1\" = [\"write\"]", &[]),
     ] {
-        let wide = text.replacen(rule, &format!("{wider}\n"), 1);
+        // The other rule stays: an assertion about a path that no rule is about would not hold.
+        let own = if wider.starts_with("\"device/vif/0\" =") { "" } else { rule };
+        let wide = text.replacen(rule, &format!("{own}{wider}\n"), 1);
         let found = parse("wide.toml", &wide).err().map(|report| report.to_string()).unwrap_or_default();
         for name in ["back-end-by", "back-end-domain-by", "address-by"] {
             assert_eq!(

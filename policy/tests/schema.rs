@@ -95,6 +95,8 @@ fn mistakes_of_shape_are_invalid() {
         "priority-is-text",
         "priority-zero",
         "program-not-a-crate",
+        "program-sha256-number",
+        "program-sha256-short",
         "queue-depth-not-a-power",
         "queue-depth-too-large",
         "queue-unknown-interface",

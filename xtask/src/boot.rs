@@ -228,14 +228,7 @@ mod tests {
     fn the_guest_has_room_for_the_site() {
         let archive = tempfile::NamedTempFile::new().expect("file");
         archive.as_file().set_len(110 * 1_000_000).expect("size");
-        let image = Image {
-            elf: "/x/cloister.elf".into(),
-            folder: "/x".into(),
-            policy: "/x.toml".into(),
-            hash: String::new(),
-            tables_hash: String::new(),
-            services: vec!["http".to_owned()],
-        };
+        let image = Image { folder: "/x".into(), services: vec!["http".to_owned()], ..Image::empty() };
         let arguments = Arguments {
             site: None,
             policy: "p".into(),

@@ -6,20 +6,29 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Args;
+use cloister_policy::hexadecimal;
 
 use crate::backend_domain::PolicyArguments;
 use crate::image::{self, Image};
+use crate::rebuild;
 use crate::stages::Stages;
 
 #[derive(Args)]
 pub struct Arguments {
     #[command(flatten)]
     policy: PolicyArguments,
+    /// Build once more, from a copy of the sources in another place, and compare the bytes
+    #[arg(long)]
+    twice: bool,
 }
 
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let mut stages = Stages::new();
     let image = image::build(&arguments.policy.file()?, &mut stages)?;
+    if arguments.twice {
+        stages.begin("building once more, elsewhere");
+        rebuild::check(&image.policy)?;
+    }
     stages.done();
     print!("{}", summary(&image)?);
     Ok(ExitCode::SUCCESS)
@@ -32,8 +41,9 @@ fn summary(image: &Image) -> Result<String> {
     let mut text = String::new();
     writeln!(text, "image    {} ({} KiB)", image.elf.display(), size(&image.elf)?.div_ceil(1024))?;
     writeln!(text, "policy   {}", image.policy.display())?;
-    writeln!(text, "hash     {}", image.hash)?;
-    writeln!(text, "tables   {}", image.tables_hash)?;
+    writeln!(text, "hash     {}", hexadecimal(&image.release.hashes.policy))?;
+    writeln!(text, "tables   {}", hexadecimal(&image.release.hashes.tables))?;
+    writeln!(text, "release  {}", image.folder.join("release.toml").display())?;
     writeln!(text, "services {}", image.services.join(" "))?;
     Ok(text)
 }

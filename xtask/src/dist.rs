@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use cloister_bed::Guest;
 use cloister_policy::hexadecimal;
+use cloister_policy::release::{Release, hash_of};
 use sha2::{Digest, Sha256};
 
 use crate::backend_domain::PolicyArguments;
@@ -44,10 +45,13 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let mut stages = Stages::new();
     let image = image::build(&arguments.policy.file()?, &mut stages)?;
     stages.begin("writing the folder");
+    let config = config(arguments.policy.domain());
+    let release = Release { configuration: Some(hash_of(config.as_bytes())), ..image.release.clone() };
     let files = [
         ("cloister.elf", read(&image.elf)?),
-        ("cloister.cfg", config(arguments.policy.domain()).into_bytes()),
+        ("cloister.cfg", config.clone().into_bytes()),
         ("policy.toml", read(&image.policy)?),
+        ("release.toml", release.text().into_bytes()),
         ("INSTALL.md", install(&image).into_bytes()),
     ];
     write(&folder, &files)?;
@@ -78,7 +82,7 @@ fn write(folder: &Path, files: &[(&str, Vec<u8>)]) -> Result<()> {
 /// crash.
 ///
 /// `backend` is the domain of the network back end, if it is not the control domain.
-fn config(backend: Option<&str>) -> String {
+pub fn config(backend: Option<&str>) -> String {
     let guest = Guest { cmdline: "ip=dhcp".to_owned(), on_crash: "restart".to_owned(), mac: None, ..Guest::new("") };
     let backend = backend.map_or_else(String::new, |domain| format!(",backend={domain}"));
     let extra = format!(
@@ -92,8 +96,9 @@ fn config(backend: Option<&str>) -> String {
 }
 
 fn install(image: &Image) -> String {
-    let text = INSTALL.replace("@HASH@", &image.hash).replace("@TABLES@", &image.tables_hash);
-    text.replace("@PLACE@", INSTALL_FOLDER)
+    let hashes = &image.release.hashes;
+    let text = INSTALL.replace("@HASH@", &hexadecimal(&hashes.policy));
+    text.replace("@TABLES@", &hexadecimal(&hashes.tables)).replace("@PLACE@", INSTALL_FOLDER)
 }
 
 #[cfg(test)]
@@ -162,15 +167,8 @@ mod tests {
 
     #[test]
     fn the_note_has_no_placeholder_left() {
-        let image = Image {
-            elf: PathBuf::new(),
-            folder: PathBuf::new(),
-            policy: PathBuf::new(),
-            hash: "1234".to_owned(),
-            tables_hash: "5678".to_owned(),
-            services: Vec::new(),
-        };
+        let image = Image::empty();
         let note = install(&image);
-        assert!(note.contains("1234") && note.contains(INSTALL_FOLDER) && !note.contains('@'), "{note}");
+        assert!(note.contains(&"00".repeat(32)) && note.contains(INSTALL_FOLDER) && !note.contains('@'), "{note}");
     }
 }

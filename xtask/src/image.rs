@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
 use cargo_metadata::Metadata;
-use cloister_policy::verify::tables_hash;
-use cloister_policy::{Checked, Extras, Program, hexadecimal};
+use cloister_policy::release::{Release, Sources, hash_of};
+use cloister_policy::verify::hashes;
+use cloister_policy::{Checked, Extras, Program};
 
 use crate::inventory;
 use crate::stages::Stages;
@@ -54,12 +55,33 @@ pub struct Image {
     pub folder: PathBuf,
     /// The policy file that it was built from.
     pub policy: PathBuf,
-    /// The policy's hash, in hexadecimal.
-    pub hash: String,
-    /// The hash of the capability tables, in hexadecimal.
-    pub tables_hash: String,
+    /// The manifest, without a guest's configuration.
+    pub release: Release,
     /// The names of its services.
     pub services: Vec<String>,
+}
+
+#[cfg(test)]
+impl Image {
+    /// Returns an image without files.
+    pub fn empty() -> Self {
+        let hashes = cloister_policy::verify::Hashes {
+            image: [0; 32],
+            policy: [0; 32],
+            tables: [0; 32],
+            sbom: None,
+            unsafe_uses: None,
+            programs: Vec::new(),
+        };
+        let sources = Sources { policy_file: [0; 32], lock: [0; 32], toolchain: String::new(), commit: None };
+        Image {
+            elf: PathBuf::new(),
+            folder: PathBuf::new(),
+            policy: PathBuf::new(),
+            release: Release { hashes, sources, configuration: None },
+            services: Vec::new(),
+        }
+    }
 }
 
 /// Builds the image of a policy.
@@ -98,10 +120,26 @@ pub fn build_with(policy_file: &Path, extra: &[Extra], stages: &mut Stages) -> R
     let packed = cloister_policy::pack_with(&policy, &kernel, &list, &extras).context("the image cannot be packed")?;
     let elf = folder.join("cloister.elf");
     write_if_changed(&elf, &packed)?;
-    let hash = hexadecimal(&policy.hash());
-    let tables_hash = hexadecimal(&tables_hash(&packed).context("the packed image cannot be read")?);
+    let written = std::fs::read(&policy_file).with_context(|| policy_file.display().to_string())?;
+    let hashes = hashes(&packed).context("the packed image cannot be read")?;
+    let release = Release { hashes, sources: sources(&written)?, configuration: None };
+    // With the policy as it was written, the folder has all that a build of the same again needs.
+    write_if_changed(&folder.join("policy.toml"), &written)?;
+    write_if_changed(&folder.join("release.toml"), release.text().as_bytes())?;
     let services = programs.into_iter().map(|(name, _)| name).collect();
-    Ok(Image { elf, folder, policy: policy_file, hash, tables_hash, services })
+    Ok(Image { elf, folder, policy: policy_file, release, services })
+}
+
+/// Returns what the image of a policy file is built from.
+fn sources(policy_file: &[u8]) -> Result<Sources> {
+    let lock = workspace::root().join("Cargo.lock");
+    let lock = std::fs::read(&lock).with_context(|| lock.display().to_string())?;
+    Ok(Sources {
+        policy_file: hash_of(policy_file),
+        lock: hash_of(&lock),
+        toolchain: workspace::toolchain()?,
+        commit: workspace::commit(),
+    })
 }
 
 /// Returns the packages of the kernel and of the programs.
@@ -181,6 +219,7 @@ impl Cargo<'_> {
     ) -> Result<PathBuf> {
         let target_dir = self.folder.join("cargo");
         let mut command = workspace::cargo();
+        remove_flags(&mut command);
         command.args(["rustc", "--quiet", "--locked", "--package", package, "--bin", bin, "--features", features]);
         command.args(["--target", TARGET, "--profile", "image", "--target-dir"]).arg(&target_dir);
         command.arg("--config").arg(format!("target.{TARGET}.rustflags={:?}", workspace::source_flags()?));
@@ -207,6 +246,20 @@ impl Cargo<'_> {
         let content = std::fs::read(elf).with_context(|| elf.display().to_string())?;
         write_if_changed(&self.folder.join(format!("{name}.elf")), &content)?;
         Ok(content)
+    }
+}
+
+/// Takes out of a command's environment what would change the code that it compiles.
+///
+/// Flags of the environment replace those of the command, among them the ones without which the
+/// image depends on the folder of the sources.
+fn remove_flags(command: &mut std::process::Command) {
+    for name in ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_BUILD_RUSTFLAGS", "CARGO_INCREMENTAL"] {
+        command.env_remove(name);
+    }
+    let profiles = std::env::vars_os().map(|(name, _)| name);
+    for name in profiles.filter(|name| name.to_string_lossy().starts_with("CARGO_PROFILE_")) {
+        command.env_remove(name);
     }
 }
 

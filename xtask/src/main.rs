@@ -18,6 +18,7 @@ mod miri;
 mod mutants;
 mod parallel;
 mod profile;
+mod rebuild;
 mod site;
 mod stages;
 mod symbolize;

@@ -13,6 +13,7 @@ use crate::compromised;
 use crate::dependencies;
 use crate::image::{self, DEFAULT_POLICY};
 use crate::parallel;
+use crate::rebuild;
 use crate::stages::Stages;
 use crate::verify;
 use crate::workspace;
@@ -103,6 +104,7 @@ fn xen() -> Result<Count> {
     for policy in all_policies()? {
         count.add(verified(&policy));
     }
+    count.add(reproducible());
     // Each test has its own emulated machine, which keeps about one processor busy. Therefore one
     // program runs on each processor, and the tests of a program run one after the other.
     let run = |program: Program| {
@@ -162,6 +164,16 @@ fn verified(policy: &Path) -> Count {
     let result = verify::check_image(policy);
     let name = policy.file_stem().unwrap_or_default().display();
     println!("verify {name}: {}", if result.is_ok() { "ok" } else { "FAILED" });
+    if let Err(error) = &result {
+        println!("{error:#}");
+    }
+    Count::one(result.is_ok())
+}
+
+/// Checks that the image that ships can be built again, elsewhere, with the same bytes.
+fn reproducible() -> Count {
+    let result = rebuild::check(Path::new(DEFAULT_POLICY));
+    println!("reproducible build: {}", if result.is_ok() { "ok" } else { "FAILED" });
     if let Err(error) = &result {
         println!("{error:#}");
     }

@@ -6,9 +6,10 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail};
+use cloister_policy::release::Release;
 use cloister_policy::verify::{Against, verify};
 
-use crate::{clamped_code, image};
+use crate::{clamped_code, dist, image, workspace};
 
 /// Programs that `verify` must refuse, by their crates, and findings that it must report, among
 /// others.
@@ -31,7 +32,26 @@ pub fn check_image(policy: &Path) -> Result<()> {
     let text = std::fs::read_to_string(policy).with_context(|| policy.display().to_string())?;
     clamped_code::check(&folder.join("kernel.elf"))?;
     let symbols = symbols(policy, &folder)?;
-    let verdict = verify(&file, &Against { policy: Some(&text), symbols: &symbols, ..Against::default() })?;
+    let release = folder.join("release.toml");
+    let release = std::fs::read_to_string(&release).with_context(|| release.display().to_string())?;
+    let release = Release::parse(&release).context("release.toml")?;
+    let lock = std::fs::read_to_string(workspace::root().join("Cargo.lock")).context("Cargo.lock")?;
+    let default = policy.file_name().is_some_and(|name| name == "default.toml");
+    let configuration = default.then(|| dist::config(None));
+    let verdict = verify(
+        &file,
+        &Against {
+            policy: Some(&text),
+            symbols: &symbols,
+            release: Some(&release),
+            lock: Some(&lock),
+            configuration: configuration.as_deref(),
+            ..Against::default()
+        },
+    )?;
+    if !verdict.shown.release || !verdict.shown.lock || verdict.shown.configuration != default {
+        bail!("{} is not the release of its own manifest\n{}", elf.display(), verdict.text());
+    }
     let refused = REFUSED.iter().find(|(program, _)| text.contains(program));
     if refused.is_none() && !verdict.holds() {
         bail!("{}\n{}", elf.display(), verdict.text());
@@ -39,7 +59,7 @@ pub fn check_image(policy: &Path) -> Result<()> {
     if refused.is_none() && (verdict.inventory.sbom.is_none() || verdict.inventory.unsafe_uses.is_none()) {
         bail!("{} carries no inventories", elf.display());
     }
-    if policy.file_name().is_some_and(|name| name == "default.toml") {
+    if default {
         has_one_form(&file)?;
     }
     let text_of_verdict = verdict.text();

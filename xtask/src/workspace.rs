@@ -9,8 +9,14 @@ use cargo_metadata::{Metadata, MetadataCommand, Package};
 /// The target that the image is compiled for.
 pub const TARGET: &str = "x86_64-unknown-none";
 
+/// The variable with another root folder, for [`crate::rebuild`].
+pub const ROOT: &str = "CLOISTER_WORKSPACE";
+
 /// Returns the workspace's root folder.
 pub fn root() -> PathBuf {
+    if let Some(root) = std::env::var_os(ROOT).filter(|root| !root.is_empty()) {
+        return PathBuf::from(root);
+    }
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     root.canonicalize().unwrap_or(root)
 }
@@ -22,12 +28,33 @@ pub fn cargo() -> Command {
     command
 }
 
+/// Returns the compiler of the workspace, as `rustc --version` names it.
+pub fn toolchain() -> Result<String> {
+    let output = Command::new("rustc").arg("--version").current_dir(root()).output().context("rustc cannot be run")?;
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+/// Returns the commit of the sources, or `None` if they are those of none: without git, or after a
+/// change that is not committed.
+pub fn commit() -> Option<String> {
+    let git = |arguments: &[&str]| {
+        let output = Command::new("git").args(arguments).current_dir(root()).output().ok()?;
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    let unchanged = git(&["status", "--porcelain"])?.is_empty();
+    git(&["rev-parse", "HEAD"]).filter(|_| unchanged)
+}
+
 /// Returns flags of rustc that take the folder of each registry's sources out of the paths that
 /// panics print. The image has less text, and does not depend on where cargo keeps the sources.
 pub fn source_flags() -> Result<Vec<String>> {
-    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
-    let home = home.or_else(|| Some(std::env::home_dir()?.join(".cargo"))).context("there is no home folder")?;
-    flags_without(&home.join("registry/src"))
+    flags_without(&cargo_home()?.join("registry/src"))
+}
+
+/// Returns cargo's folder.
+pub fn cargo_home() -> Result<PathBuf> {
+    let set = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    set.or_else(|| Some(std::env::home_dir()?.join(".cargo"))).context("there is no home folder")
 }
 
 /// Returns the flags that take the path of each folder in `registries` out.

@@ -243,6 +243,16 @@ mod tests {
     }
 
     #[test]
+    fn removing_the_end_of_a_range_or_all_of_it_leaves_no_empty_range() {
+        let mut free = FreeMemory::new();
+        free.add(FrameRange { start: 0, end: 10 });
+        free.remove(FrameRange { start: 5, end: 10 });
+        assert_eq!(free.ranges[..], [FrameRange { start: 0, end: 5 }]);
+        free.remove(FrameRange { start: 0, end: 5 });
+        assert!(free.ranges.is_empty());
+    }
+
+    #[test]
     fn a_split_beyond_the_limit_loses_its_smaller_part() {
         for (hole, left) in [(3, FrameRange { start: 4, end: 10 }), (7, FrameRange { start: 0, end: 7 })] {
             let mut free = FreeMemory::new();

@@ -310,6 +310,31 @@ mod tests {
     }
 
     #[test]
+    fn a_report_says_what_a_service_does() {
+        let texts = [State::Ready, State::Waiting(u64::MAX), State::Waiting(70), State::Stopped].map(|s| s.to_string());
+        assert_eq!(texts, ["Ready", "Waiting", "Waiting(70)", "Stopped"]);
+    }
+
+    #[test]
+    fn of_two_alarms_at_one_time_the_first_counts() {
+        let alarm = |at, owner| Alarm { at, owner: Some(id(owner)) };
+        assert_eq!(alarm(7, 0).earlier(alarm(7, 1)), alarm(7, 0));
+        assert_eq!(alarm(7, 0).earlier(alarm(6, 1)), alarm(6, 1));
+        assert_eq!(Alarm::NEVER.earlier(alarm(u64::MAX, 1)), Alarm::NEVER);
+    }
+
+    /// The window in which a debt of two budgets is paid still has none.
+    #[test]
+    fn the_next_budget_comes_after_all_debt() {
+        for (used, at) in [(30, 100), (59, 100), (60, 200), (89, 200), (90, 300)] {
+            let mut scheduler = scheduler(&[(1, 30, 100)]);
+            scheduler.next(0);
+            scheduler.charge_work(id(0), used, 50);
+            assert_eq!(choice(scheduler.next(50)), (None, at), "{used}");
+        }
+    }
+
+    #[test]
     fn the_highest_priority_that_is_ready_runs() {
         let mut scheduler = scheduler(&[(1, 50, 100), (9, 50, 100)]);
         assert_eq!(scheduler.next(0).service, Some(id(1)));

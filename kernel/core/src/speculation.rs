@@ -84,7 +84,7 @@ mod capability {
 
 /// Models of Intel's family 6 that may have RFDS, by Intel's list: Goldmont, Tremont and Gracemont
 /// cores, and processors with such cores among others.
-const RFDS_MODELS: [u32; 12] = [0x5C, 0x5F, 0x7A, 0x86, 0x8A, 0x96, 0x97, 0x9A, 0x9C, 0xB7, 0xBA, 0xBF];
+const RFDS_MODELS: [u32; 13] = [0x5C, 0x5F, 0x7A, 0x86, 0x8A, 0x96, 0x97, 0x9A, 0x9C, 0xB7, 0xBA, 0xBE, 0xBF];
 
 impl Cpuid {
     /// Reads what matters by `cpuid`, which returns EAX, EBX, ECX and EDX of a leaf and sub-leaf.
@@ -270,11 +270,16 @@ impl Known<'_> {
                 let by_mds = self.clears() && !self.says(capability::MDS_NO);
                 self.unless(capability::MMIO_NO, by_mds || self.says(capability::FB_CLEAR))
             }
-            Weakness::Rfds if !(self.cpuid.family == 6 && RFDS_MODELS.contains(&self.cpuid.model)) => {
-                Exposure::NotAffected
-            }
+            Weakness::Rfds if !self.may_have_rfds() => Exposure::NotAffected,
             Weakness::Rfds => self.unless(capability::RFDS_NO, self.says(capability::RFDS_CLEAR)),
         }
+    }
+
+    /// Returns `true` for the affected models, and for a processor that announces the remedy: a
+    /// hypervisor does so for a guest that may run on an affected one, whatever model it shows.
+    fn may_have_rfds(&self) -> bool {
+        let listed = self.cpuid.family == 6 && RFDS_MODELS.contains(&self.cpuid.model);
+        listed || self.cpuid.vendor == Vendor::Intel && self.says(capability::RFDS_CLEAR)
     }
 
     /// Returns `true` if the processor says all of these bits.

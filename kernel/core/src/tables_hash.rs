@@ -105,6 +105,13 @@ mod tests {
     }
 
     #[test]
+    fn a_hash_is_written_with_two_digits_a_byte() {
+        let hash = core::array::from_fn(|index| index as u8 * 8);
+        let text = "0008101820283038404850586068707880889098a0a8b0b8c0c8d0d8e0e8f0f8";
+        assert_eq!(Hex(hash).to_string(), text);
+    }
+
+    #[test]
     fn the_work_begins_some_time_after_the_boot() {
         let mut hash = TablesHash::new(&tables(&[SERVICE], &[], &[REGION; 40], &[]), 5);
         assert_eq!((hash.due(), hash.step(DELAY + 4)), (DELAY + 5, Step::Nothing));

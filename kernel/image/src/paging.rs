@@ -231,19 +231,21 @@ impl Root {
         flags: Flags,
     ) -> Result<u64, PagingError> {
         let first = VirtAddr::new_truncate(to);
-        let table = self.directory_entry(identity, first).addr().as_u64() as *mut [PageTableEntry; ENTRIES];
+        let table = self.directory_entry(identity, first).addr().as_u64() as *mut [u64; ENTRIES];
         // SAFETY: it is the page table of a mapped page, is identity-mapped itself, and nothing
-        // else refers to it. A page table consists of its entries only.
+        // else refers to it. A page table consists of its entries only, each of which is a number
+        // (`PageTableEntry` is transparent): the address of a page, and flags.
         let behind = unsafe { &mut (&mut *table)[usize::from(first.p1_index()) + 1..] };
-        let mut done = 0;
-        for entry in behind.iter_mut().take(usize::try_from(pages).unwrap_or(usize::MAX)) {
-            done += 1;
-            if !entry.is_unused() {
-                return Err(PagingError::Overlap(to + done * PAGE_SIZE as u64));
+        let behind = behind.iter_mut().take(usize::try_from(pages).unwrap_or(usize::MAX));
+        let mut next = from | flags.bits();
+        for entry in behind {
+            next += PAGE_SIZE as u64;
+            if *entry != 0 {
+                return Err(PagingError::Overlap(to + (next - flags.bits() - from)));
             }
-            entry.set_addr(PhysAddr::new_truncate(from + done * PAGE_SIZE as u64), flags);
+            *entry = next;
         }
-        Ok(done)
+        Ok((next - flags.bits() - from) / PAGE_SIZE as u64)
     }
 
     /// Returns the entry for the page table of an address at which a page of 4 KiB is mapped.

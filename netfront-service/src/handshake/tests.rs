@@ -1,5 +1,6 @@
 //! The state machine alone: the order of its commands, and the effect of every answer.
 
+mod endings;
 mod peer;
 
 use cloister_caps::EvtchnPort;

@@ -2,9 +2,10 @@
 
 use std::collections::HashMap;
 
+use super::catalogue::program;
 use super::vocabulary::Rule;
 use crate::diagnostic::Span;
-use crate::model::{MapAccess, MapEntry, Peer, Policy, Source};
+use crate::model::{Domain, MapAccess, MapEntry, Peer, Policy, Source};
 
 /// Everything that refers to one service.
 #[derive(Default)]
@@ -72,6 +73,12 @@ pub(crate) struct Index {
     pub granted: HashMap<usize, usize>,
     /// The client of each entry of `[xenstore]`.
     pub clients: Vec<usize>,
+    /// The interface of each queue.
+    pub interfaces: Vec<String>,
+    /// For each service, `true` if the catalogue describes its program, with these queue ends.
+    pub known: Vec<bool>,
+    /// For each domain, the entries of `[domains]` that have an id in common with it, itself too.
+    pub aliases: Vec<Vec<usize>>,
 }
 
 impl Index {
@@ -87,6 +94,9 @@ impl Index {
             maps: Vec::new(),
             granted: HashMap::new(),
             clients: Vec::new(),
+            interfaces: policy.queues.items.iter().map(|queue| queue.body.interface.value.clone()).collect(),
+            known: Vec::new(),
+            aliases: Vec::new(),
         };
         for (item, links) in policy.domains.items.iter().zip(&mut index.domains) {
             if let Some(pin) = &item.body.pin {
@@ -128,7 +138,25 @@ impl Index {
             index.update(client, |links| links.xenstore_entry = Some(position));
             index.clients.push(client);
         }
+        index.known = (0..policy.services.items.len()).map(|service| index.is_known(policy, service)).collect();
+        index.aliases = aliases(policy);
         Some(index)
+    }
+
+    /// Returns `true` if the catalogue describes the service's program, and the program has every
+    /// queue end that the policy gives it.
+    fn is_known(&self, policy: &Policy, service: usize) -> bool {
+        let (Some(item), Some(links)) = (policy.services.items.get(service), self.services.get(service)) else {
+            return false;
+        };
+        let Some(program) = program(&item.body.program.value) else { return false };
+        let has = |queues: &[usize], ends: &[&str]| {
+            queues.iter().all(|queue| {
+                let queue = policy.queues.items.get(*queue);
+                queue.is_some_and(|queue| ends.contains(&queue.body.interface.value.as_str()))
+            })
+        };
+        has(&links.client_queues, program.asks) && has(&links.server_queues, program.serves)
     }
 
     fn add_grants(&mut self, policy: &Policy) -> Option<()> {
@@ -156,6 +184,16 @@ impl Index {
         }
     }
 
+    /// Returns the XenStore ring, and the position in its map, if the service may write it.
+    pub(crate) fn ring_of(&self, policy: &Policy, service: usize) -> Option<(usize, usize)> {
+        let maps = &self.services.get(service)?.maps;
+        maps.iter().copied().find(|(region, entry)| {
+            let source = policy.regions.items.get(*region).map(|item| item.body.source.value);
+            let how = self.maps.get(*region).and_then(|map| map.get(*entry));
+            source == Some(Source::XenStoreRing) && how.is_some_and(|(_, how)| how.writes())
+        })
+    }
+
     /// Returns `true` if a restart clears the region.
     pub(crate) fn cleared_on_restart(&self, policy: &Policy, region: usize) -> bool {
         let (Some(item), Some(map)) = (policy.regions.items.get(region), self.maps.get(region)) else { return false };
@@ -164,6 +202,16 @@ impl Index {
         let alone = map.len() == 1 && !self.granted.contains_key(&region) && item.body.keep.is_none();
         heap || (clearable && alone)
     }
+}
+
+/// Returns, for each entry of `[domains]`, the entries with an id in common.
+fn aliases(policy: &Policy) -> Vec<Vec<usize>> {
+    let items = &policy.domains.items;
+    let overlap = |one: &Domain, other: &Domain| one.first <= other.last && other.first <= one.last;
+    let of = |one: &Domain| {
+        items.iter().enumerate().filter(|(_, other)| overlap(one, &other.body)).map(|(position, _)| position).collect()
+    };
+    items.iter().map(|item| of(&item.body)).collect()
 }
 
 /// Returns the position of a rule in the file.
@@ -178,6 +226,11 @@ pub(crate) fn span(policy: &Policy, rule: Rule) -> Option<&Span> {
         Rule::Grant(grant) => Some(&policy.grants.items.get(grant)?.name.span),
         Rule::Isolation | Rule::NotRefused(_) => Some(&policy.image.span),
         Rule::Pin(domain) => Some(&policy.domains.items.get(domain)?.body.pin.as_ref()?.span),
-        Rule::Path(client, path) => Some(&policy.xenstore.items.get(client)?.body.get(path)?.path.span),
+        Rule::Path(client, path)
+        | Rule::Relay(_, (client, path))
+        | Rule::Published(_, (client, path))
+        | Rule::Directory(_, (client, path)) => Some(&policy.xenstore.items.get(client)?.body.get(path)?.path.span),
+        Rule::Answer(queue) => Some(&policy.queues.items.get(queue)?.name.span),
+        Rule::Shared(region, _, reader) => Some(&policy.regions.items.get(region)?.body.map.get(reader)?.service.span),
     }
 }

@@ -2,19 +2,27 @@
 //! others, and by which rules. docs/policy.md, "Authority", defines it; this module implements that
 //! page.
 //!
-//! [`closure`] lists every right, forward from the rules. [`search`] answers one question, backward
-//! from the object, with the rules that give the right. The two share only [`index`], and a
-//! property test compares them.
+//! [`ability`] says what each party can do itself, [`catalogue`] what inputs make a program do,
+//! [`flow`] who can pass data to whom, and [`reach`] searches. [`leak`] follows the bytes of a
+//! region instead. policy/tests/datalog.rs computes the same from that page, without this code.
 
+pub(crate) mod ability;
+pub(crate) mod catalogue;
 pub(crate) mod closure;
+pub(crate) mod flow;
 pub(crate) mod index;
+pub(crate) mod leak;
 pub(crate) mod names;
 pub(crate) mod operation;
 pub(crate) mod paths;
-pub(crate) mod search;
+pub(crate) mod reach;
 pub(crate) mod target;
+#[cfg(test)]
+mod tests;
 mod vocabulary;
 
+#[cfg(test)]
+pub(crate) use flow::Node;
 pub(crate) use index::Index;
 pub(crate) use operation::{Hypercall, Op};
 pub(crate) use vocabulary::{Object, Rule, Subject};

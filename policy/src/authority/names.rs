@@ -202,11 +202,42 @@ pub(crate) fn rule(policy: &Policy, rule: Rule) -> (String, String) {
             (format!("domains.{name}.pin"), format!("{by} pins the domain of {name} that {node} names"))
         }
         Rule::Path(entry, path) => {
-            let Some(item) = policy.xenstore.items.get(entry) else { return Default::default() };
-            let path = item.body.get(path).map_or("?", |path| path.path.value.as_str());
-            (format!("xenstore.{}.\"{path}\"", item.name.value), format!("{} has rights to {path}", item.name.value))
+            let (client, path) = path_rule(policy, (entry, path));
+            (format!("xenstore.{client}.\"{path}\""), format!("{client} has rights to {path}"))
+        }
+        Rule::Answer(queue) => {
+            let Some(item) = policy.queues.items.get(queue) else { return Default::default() };
+            let body = &item.body;
+            let says = format!("{} answers {} by interface {}", body.to.value, body.from.value, body.interface.value);
+            (format!("queues.{}", item.name.value), says)
+        }
+        Rule::Shared(region, writer, reader) => {
+            let Some(item) = policy.regions.items.get(region) else { return Default::default() };
+            let mapper = |entry: usize| item.body.map.get(entry).map_or("?", |entry| entry.service.value.as_str());
+            let (name, writer, reader) = (&item.name.value, mapper(writer), mapper(reader));
+            (format!("regions.{name}.map.{reader}"), format!("{writer} writes {name}, which {reader} maps"))
+        }
+        Rule::Relay(written, read) => {
+            let ((writer, at), (reader, below)) = (path_rule(policy, written), path_rule(policy, read));
+            (format!("xenstore.{reader}.\"{below}\""), format!("{writer} writes {at}, and {reader} reads {below}"))
+        }
+        Rule::Published(domain, written) => {
+            let (writer, at) = path_rule(policy, written);
+            let domain = subject(policy, Subject::Domain(domain));
+            (format!("xenstore.{writer}.\"{at}\""), format!("{writer} writes {at}, which {domain} may read"))
+        }
+        Rule::Directory(domain, read) => {
+            let (reader, at) = path_rule(policy, read);
+            let domain = subject(policy, Subject::Domain(domain));
+            (format!("xenstore.{reader}.\"{at}\""), format!("{domain} may write {at}, which {reader} reads"))
         }
     }
+}
+
+/// Returns the client and the path of a path rule.
+fn path_rule(policy: &Policy, (entry, path): (usize, usize)) -> (&str, &str) {
+    let Some(item) = policy.xenstore.items.get(entry) else { return ("?", "?") };
+    (&item.name.value, item.body.get(path).map_or("?", |path| path.path.value.as_str()))
 }
 
 /// Returns the key that says where a region's memory comes from, and this as a sentence.

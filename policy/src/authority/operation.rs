@@ -1,5 +1,4 @@
-//! Operations, the effects that a client can cause by each interface, and the hypercalls that the
-//! kernel makes for each operation.
+//! Operations, and the hypercalls that the kernel makes for each.
 
 use cloister_caps::Operation;
 use cloister_caps::rights::Kind;
@@ -157,34 +156,6 @@ impl Op {
             (Object::Grant(_), Op::End) => Some((Kind::Grant, Operation::GrantEnd)),
             _ => None,
         }
-    }
-}
-
-/// The effects that a client can cause by the requests of an interface.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct Effects {
-    /// Issue and end the grants that the server holds on the client's behalf.
-    pub grants: bool,
-    /// Read, write and watch the client's paths, and send an event on the server's channel to the
-    /// XenStore daemon.
-    pub store: bool,
-    /// Send events on the server's channels to other domains.
-    pub events: bool,
-    /// The interfaces by which the server asks others when it is asked.
-    pub onward: &'static [&'static str],
-}
-
-/// Returns the effects of an interface's requests. An interface without an entry only wakes its
-/// server.
-pub(crate) fn effects(interface: &str) -> Effects {
-    match interface {
-        "grants" => Effects { grants: true, ..Effects::default() },
-        "store" => Effects { store: true, ..Effects::default() },
-        // Frames to send and pages to receive into: the driver notifies the back end of them.
-        "net" => Effects { events: true, ..Effects::default() },
-        // Data on a connection, and its end, become frames.
-        "socket" | "control" => Effects { onward: &["net"], ..Effects::default() },
-        _ => Effects::default(),
     }
 }
 

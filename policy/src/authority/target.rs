@@ -2,38 +2,98 @@
 
 use cloister_caps::weakness::Weakness;
 
+use std::collections::HashSet;
+
 use super::names::{DAEMON, FIXED, TOOLSTACK};
 use super::{Hypercall, Object, Op, Subject, paths};
-use crate::model::Policy;
+use crate::diagnostic::Spanned;
+use crate::model::{Domain, Policy};
+use crate::nearest::did_you_mean;
+
+/// The last id of a domain: one less than `DOMID_FIRST_RESERVED` (`xen.h`).
+const LAST_DOMAIN: u16 = 0x7FEF;
 
 /// The objects and operations that a question is about.
 pub(crate) type Targets = Vec<(Object, Op)>;
 
-/// Returns the subjects of a name: one, or every entry of `[domains]` that contains a domain id.
+/// The rules for XenStore paths that a path stands for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PathScope {
+    /// Those that cover it.
+    Covering,
+    /// Those that have any node in common with it: also those below.
+    Overlapping,
+}
+
+/// Returns the subjects of a name: one, or every entry of `[domains]` that can be the same domain.
 pub(crate) fn subjects(policy: &Policy, text: &str) -> Result<Vec<Subject>, String> {
     let unknown = || {
         let mut known: Vec<&str> =
             policy.services.names.iter().chain(&policy.domains.names).map(|name| name.value.as_str()).collect();
         known.extend([DAEMON, TOOLSTACK]);
-        format!("there is no service or domain `{text}`; there are {}", shortened(&known))
+        let near = did_you_mean(text, &known);
+        format!("there is no service or domain `{text}`;{near} there are {}", shortened(&known))
     };
+    let same = |domain: usize| aliases(policy, domain).map(Subject::Domain).collect();
     if let Some(rest) = text.strip_prefix("domain:") {
-        if let Ok(id) = rest.parse::<u16>() {
+        if !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_digit()) {
+            let id = rest.parse::<u16>().ok().filter(|id| *id <= LAST_DOMAIN);
+            let id = id.ok_or_else(|| format!("no domain can have the id {rest}: the last one is {LAST_DOMAIN}"))?;
             return Ok(entries_of_id(policy, id).map(Subject::Domain).collect());
         }
-        return policy.domains.index(rest).map(|domain| vec![Subject::Domain(domain)]).ok_or_else(unknown);
+        return policy.domains.index(rest).map(same).ok_or_else(unknown);
     }
     if let Some(service) = policy.services.index(text) {
         return Ok(vec![Subject::Service(service)]);
     }
     if let Some(domain) = policy.domains.index(text) {
-        return Ok(vec![Subject::Domain(domain)]);
+        return Ok(same(domain));
     }
     match text.strip_prefix("outside:").unwrap_or(text) {
         DAEMON => Ok(vec![Subject::XenStoreDaemon]),
         TOOLSTACK => Ok(vec![Subject::Toolstack]),
         _ => Err(unknown()),
     }
+}
+
+/// Returns the entries of `[domains]` that have an id in common with one of them, itself too.
+fn aliases(policy: &Policy, domain: usize) -> impl Iterator<Item = usize> {
+    let ids = policy.domains.items.get(domain).map(|item| item.body.first..=item.body.last);
+    let items = policy.domains.items.iter().enumerate();
+    let meets =
+        move |other: &Domain| ids.as_ref().is_some_and(|ids| *ids.start() <= other.last && other.first <= *ids.end());
+    items.filter(move |(_, item)| meets(&item.body)).map(|(position, _)| position)
+}
+
+/// Returns the subjects that names stand for wholly: of domains, the entries whose every id is one
+/// of theirs.
+pub(crate) fn whole(policy: &Policy, names: &[Spanned<String>]) -> HashSet<Subject> {
+    let mut found = HashSet::new();
+    let mut ranges: Vec<(u32, u32)> = Vec::new();
+    for name in names {
+        let text = name.value.strip_prefix("domain:").unwrap_or(&name.value);
+        let service = policy.services.defines(&name.value);
+        match (policy.domains.get(text), text.parse::<u16>()) {
+            (Some(domain), _) if !service => ranges.push((domain.body.first.into(), domain.body.last.into())),
+            (None, Ok(id)) if text != name.value => ranges.push((id.into(), id.into())),
+            _ => found.extend(subjects(policy, &name.value).unwrap_or_default()),
+        }
+    }
+    ranges.sort_unstable();
+    for (domain, item) in policy.domains.items.iter().enumerate() {
+        // The first id that no range up to here has.
+        let mut next = u32::from(item.body.first);
+        for (_, last) in ranges.iter().filter(|(first, _)| *first <= u32::from(item.body.last)) {
+            let reaches = ranges.iter().any(|(first, end)| *first <= next && end == last);
+            if reaches && next <= *last {
+                next = last + 1;
+            }
+        }
+        if next > u32::from(item.body.last) {
+            found.insert(Subject::Domain(domain));
+        }
+    }
+    found
 }
 
 /// Returns the entries of `[domains]` that contain a domain id.
@@ -51,34 +111,34 @@ fn shortened(names: &[&str]) -> String {
 }
 
 /// Returns the targets of `OBJECT.OPERATION` or of the name of a hypercall.
-pub(crate) fn targets(policy: &Policy, text: &str) -> Result<Targets, String> {
+pub(crate) fn targets(policy: &Policy, text: &str, scope: PathScope) -> Result<Targets, String> {
     if let Some(hypercall) = Hypercall::ALL.iter().find(|hypercall| hypercall.name() == text) {
         return Ok(causes(policy, *hypercall));
     }
     let Some((object, word)) = text.rsplit_once('.') else {
         return Err(format!("`{text}` is neither OBJECT.OPERATION nor the name of a hypercall"));
     };
-    operation(policy, object, word)
+    operation(policy, object, word, scope)
 }
 
 /// Returns the targets of an operation on an object.
-pub(crate) fn operation(policy: &Policy, object: &str, word: &str) -> Result<Targets, String> {
+pub(crate) fn operation(policy: &Policy, object: &str, word: &str, scope: PathScope) -> Result<Targets, String> {
     let Some(op) = Op::parse(word) else {
         let words: Vec<&str> = Op::ALL.iter().map(|op| op.word()).collect();
         return Err(format!("there is no operation `{word}`; there are {}", words.join(", ")));
     };
     if let Some(path) = object.strip_prefix("path:").or(object.contains('/').then_some(object)) {
         return match op {
-            Op::Read | Op::Write | Op::Watch => Ok(covering(policy, path, op)),
+            Op::Read | Op::Write | Op::Watch => Ok(path_rules(policy, path, op, scope)),
             _ => Err(format!("a path of XenStore has no operation `{word}`; it has read, write and watch")),
         };
     }
     if let Some(program) = object.strip_prefix("program:") {
+        if !op.applies_to(Object::Program(0)) {
+            return Err(format!("a program has no operation `{word}`; it has execute"));
+        }
         let runs = policy.services.items.iter().enumerate().filter(|(_, item)| item.body.program.value == program);
-        return Ok(runs
-            .map(|(service, _)| (Object::Program(service), op))
-            .filter(|(object, op)| op.applies_to(*object))
-            .collect());
+        return Ok(runs.map(|(service, _)| (Object::Program(service), op)).collect());
     }
     if let Some(id) = object.strip_prefix("domain:").and_then(|id| id.parse::<u16>().ok()) {
         // Like a subject that is named by an id: every entry with it, if there is one.
@@ -167,15 +227,18 @@ fn unknown_object(policy: &Policy, name: &str) -> String {
         regions.chain(&policy.grants.names).chain(&policy.queues.names).map(|name| name.value.as_str()).collect();
     known.extend(policy.domains.names.iter().map(|name| name.value.as_str()));
     known.extend(FIXED);
-    format!("there is no object `{name}`; there are {}", shortened(&known))
+    let near = did_you_mean(name, &known);
+    format!("there is no object `{name}`;{near} there are {}", shortened(&known))
 }
 
-/// Returns the path rules that cover a path.
-fn covering(policy: &Policy, path: &str, op: Op) -> Targets {
+/// Returns the path rules that a path stands for.
+fn path_rules(policy: &Policy, path: &str, op: Op, scope: PathScope) -> Targets {
     let mut found = Vec::new();
     for (entry, item) in policy.xenstore.items.iter().enumerate() {
         for (position, right) in item.body.iter().enumerate() {
-            if paths::covers(&right.path.value, path) {
+            let rule = right.path.value.as_str();
+            let overlaps = scope == PathScope::Overlapping && paths::overlap(rule, path);
+            if overlaps || paths::covers(rule, path) {
                 found.push((Object::Path(entry, position), op));
             }
         }

@@ -77,4 +77,16 @@ pub(crate) enum Rule {
     NotRefused(Weakness),
     /// The pin of an entry of `[domains]`.
     Pin(usize),
+    /// A queue, as the way of an answer: from the server to the client.
+    Answer(usize),
+    /// A region by which a service passes data to another: the region, and the positions of the
+    /// writer and of the reader in its `map`.
+    Shared(usize, usize, usize),
+    /// A path that one service writes and another reads: a path rule of each.
+    Relay((usize, usize), (usize, usize)),
+    /// A path that a service writes and a domain may read: the domain, and the path rule.
+    Published(usize, (usize, usize)),
+    /// A path that a service reads and a domain may write, because it is in the domain's own
+    /// directory: the domain, and the path rule.
+    Directory(usize, (usize, usize)),
 }

@@ -1,25 +1,28 @@
 //! Checks that everything that assertions name is defined. They are proved later, on a sound
 //! policy.
 
-use crate::authority::target;
+use crate::authority::target::{self, PathScope};
 use crate::diagnostic::{Diagnostic, Log, Spanned};
 use crate::model::{Claim, Measure, Policy};
+use crate::nearest::nearest;
 
 pub(super) fn check(policy: &Policy, log: &mut Log) {
     for item in &policy.assertions.items {
         match &item.body.claim {
-            Claim::NoFlow { from, to, .. } => {
+            Claim::CannotCause { from, to, unless, .. } => {
                 subject(policy, from, log);
                 operation(policy, to, log);
+                unless.iter().for_each(|who| subject(policy, who, log));
             }
-            Claim::Exclusive { owner, regions, .. } => {
+            Claim::NoLeak { regions: of, to, unless, .. } => {
+                regions(policy, of, log);
+                subject(policy, to, log);
+                unless.iter().for_each(|who| subject(policy, who, log));
+            }
+            Claim::Exclusive { owner, regions: of, besides, .. } => {
                 service(policy, owner, log);
-                for region in regions.iter().filter(|region| !policy.regions.defines(&region.value)) {
-                    log.push(
-                        Diagnostic::at(&region.span, format!("there is no region `{}`", region.value))
-                            .label("unknown region"),
-                    );
-                }
+                regions(policy, of, log);
+                besides.iter().for_each(|who| subject(policy, who, log));
             }
             Claim::AtMost { what, service: of, .. } => {
                 if let Some(of) = of {
@@ -32,8 +35,8 @@ pub(super) fn check(policy: &Policy, log: &mut Log) {
                     );
                 }
             }
-            Claim::Only { who, may } => {
-                who.iter().for_each(|who| subject(policy, who, log));
+            Claim::Only { who, may, unless, .. } => {
+                who.iter().chain(unless).for_each(|who| subject(policy, who, log));
                 operation(policy, may, log);
             }
             Claim::ShareNothing { between } => between.iter().for_each(|name| service(policy, name, log)),
@@ -41,9 +44,27 @@ pub(super) fn check(policy: &Policy, log: &mut Log) {
     }
 }
 
+fn regions(policy: &Policy, names: &[Spanned<String>], log: &mut Log) {
+    let known: Vec<&str> = policy.regions.names.iter().map(|name| name.value.as_str()).collect();
+    for region in names.iter().filter(|region| !policy.regions.defines(&region.value)) {
+        let mistake = Diagnostic::at(&region.span, format!("there is no region `{}`", region.value));
+        log.push(suggesting(mistake.label("unknown region"), &region.value, &known));
+    }
+}
+
+/// Adds the name that a mistyped one was meant to be.
+fn suggesting(mistake: Diagnostic, name: &str, known: &[&str]) -> Diagnostic {
+    match nearest(name, known) {
+        Some(near) => mistake.help(format!("did you mean `{near}`?")),
+        None => mistake,
+    }
+}
+
 fn service(policy: &Policy, name: &Spanned<String>, log: &mut Log) {
     if !policy.services.defines(&name.value) {
-        log.push(Diagnostic::at(&name.span, format!("there is no service `{}`", name.value)).label("unknown service"));
+        let known: Vec<&str> = policy.services.names.iter().map(|name| name.value.as_str()).collect();
+        let mistake = Diagnostic::at(&name.span, format!("there is no service `{}`", name.value));
+        log.push(suggesting(mistake.label("unknown service"), &name.value, &known));
     }
 }
 
@@ -60,7 +81,7 @@ fn operation(policy: &Policy, text: &Spanned<String>, log: &mut Log) {
         && policy.ports.is_complete()
         && policy.grants.is_complete()
         && policy.queues.is_complete();
-    if let (true, Err(problem)) = (complete, target::targets(policy, &text.value)) {
+    if let (true, Err(problem)) = (complete, target::targets(policy, &text.value, PathScope::Overlapping)) {
         log.push(Diagnostic::at(&text.span, problem).label("unknown operation"));
     }
 }

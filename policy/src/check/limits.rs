@@ -198,12 +198,9 @@ mod tests {
             );
         }
         for index in 0..regions.max(grants) {
-            let pages = if index < grants { pages } else { 1 };
-            let _ = write!(
-                out,
-                "[regions.r{index}]\npages = {pages}\nmap = {{ s{} = \"read\" }}\n",
-                6 + index % (services - 6)
-            );
+            // The client of a grant maps its region.
+            let (pages, mapper) = if index < grants { (pages, 3 + index % 3) } else { (1, 6 + index % (services - 6)) };
+            let _ = write!(out, "[regions.r{index}]\npages = {pages}\nmap = {{ s{mapper} = \"read\" }}\n");
         }
         for index in 0..3 {
             let _ = write!(
@@ -226,7 +223,7 @@ mod tests {
         for index in 0..grants {
             let _ = write!(
                 out,
-                "[grants.r{index}]\nregion = \"r{index}\"\npeer = \"d\"\naccess = \"read\"\npages = {pages}\n\
+                "[grants.x{index}]\nregion = \"r{index}\"\npeer = \"d\"\naccess = \"read\"\npages = {pages}\n\
                  lifetime = \"session\"\nheld-by = \"s{}\"\non-behalf-of = \"s{}\"\n",
                 index % 3,
                 3 + index % 3

@@ -8,6 +8,7 @@ mod limits;
 mod memory;
 mod names;
 mod pins;
+mod programs;
 mod wiring;
 
 pub(crate) use fields::field;
@@ -22,6 +23,7 @@ pub(crate) fn check(policy: &Policy, log: &mut Log) {
     memory::check(policy, log);
     wiring::check(policy, log);
     pins::check(policy, log);
+    programs::check(policy, log);
     fields::check(policy, log);
     assertions::check(policy, log);
 }

@@ -17,6 +17,7 @@ pub(super) fn check(policy: &Policy, log: &mut Log) {
         let queues = Queues::new(policy);
         for grant in &policy.grants.items {
             grant_client_can_ask(policy, &queues, grant, log);
+            grant_is_of_own_region(policy, &queues, grant, log);
         }
         paths_have_a_client(policy, &queues, log);
         one_kind_of_rules(policy, &queues, log);
@@ -168,6 +169,39 @@ fn grant_client_can_ask(policy: &Policy, queues: &Queues<'_>, grant: &Named<Gran
             .label(format!("has no queue of interface `grants` to `{holder}`"))
             .related(&grant.body.held_by.span, "the holder")
             .help(format!("add a queue with `from = \"{client}\"`, `to = \"{holder}\"`, `interface = \"grants\"`")),
+        );
+    }
+}
+
+/// Checks that a grant opens no region that is another's: its client maps the region, or serves a
+/// service that does, which hands it the pages.
+fn grant_is_of_own_region(policy: &Policy, queues: &Queues<'_>, grant: &Named<Grant>, log: &mut Log) {
+    let (name, client) = (&grant.body.region, &grant.body.on_behalf_of);
+    let Some(region) = policy.regions.get(&name.value).filter(|_| policy.services.defines(&client.value)) else {
+        return;
+    };
+    let mappers = || region.body.map.iter().map(|entry| entry.service.value.as_str());
+    let serves = |mapper: &str| {
+        let asks = |(interface, _, _): &(&str, usize, usize)| {
+            queues.used.get(&(mapper, *interface)).is_some_and(|queue| queue.to.value == client.value)
+        };
+        CATALOG.iter().any(asks)
+    };
+    if !mappers().any(|mapper| mapper == client.value || serves(mapper)) {
+        log.push(
+            Diagnostic::at(
+                &client.span,
+                format!(
+                    "grant `{}` opens region `{}`, which is not for `{}`",
+                    grant.name.value, name.value, client.value
+                ),
+            )
+            .label("neither maps the region nor serves a service that maps it")
+            .related(&region.name.span, format!("mapped by {}", mappers().collect::<Vec<_>>().join(", ")))
+            .help(format!(
+                "add `{}` to the region's `map`, or let a service that maps the region ask for it",
+                client.value
+            )),
         );
     }
 }

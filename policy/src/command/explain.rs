@@ -2,9 +2,11 @@ use super::outcome::{Format, Outcome, Output, PolicyFile, Status, json};
 
 /// Answer a question about a policy, with the rules that make the answer
 ///
-/// The questions: `can SUBJECT reach OBJECT.OPERATION`, `can SUBJECT OPERATION OBJECT`, `who can
-/// OPERATION OBJECT`, `who can reach OBJECT.OPERATION`, `what can SUBJECT do`. The status is 0 if
-/// there is a path, and 1 if there is none.
+/// The questions: `can SUBJECT [not] reach OBJECT.OPERATION`, `can SUBJECT [not] OPERATION OBJECT`,
+/// `can REGION leak to SUBJECT`, `who can OPERATION OBJECT`, `who can reach OBJECT.OPERATION`, `what
+/// can SUBJECT do`, `what could SUBJECT reach`, each also `with N takeovers`; `why does assertion
+/// NAME hold`; `list subjects`, `objects`, `operations` or `assertions`. The status is 0 if there is
+/// a path (with `not`: if there is none), and 1 otherwise.
 #[derive(clap::Args)]
 pub struct Arguments {
     #[command(flatten)]

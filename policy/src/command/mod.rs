@@ -12,6 +12,7 @@ mod hash;
 mod init;
 mod keygen;
 mod outcome;
+mod rebuild;
 mod schema;
 mod show;
 mod sign;
@@ -42,6 +43,7 @@ pub enum Command {
     Verify(verify::Arguments),
     Keygen(keygen::Arguments),
     Sign(sign::Arguments),
+    Rebuild(rebuild::Arguments),
     Unused(unused::Arguments),
 }
 
@@ -64,6 +66,7 @@ impl Command {
             Command::Verify(arguments) => arguments.run(),
             Command::Keygen(arguments) => arguments.run(),
             Command::Sign(arguments) => arguments.run(),
+            Command::Rebuild(arguments) => arguments.run(),
             Command::Unused(arguments) => arguments.run(),
         };
         outcome.print()

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde::Serialize;
 
-use crate::authority::target;
+use crate::authority::target::{self, PathScope};
 use crate::canonical;
 use crate::claim;
 use crate::diagnostic::Spanned;
@@ -76,12 +76,17 @@ struct Item {
     name: String,
     why: String,
     claim: Claim,
+    allow_vacuous: bool,
     text: String,
 }
 
 impl Item {
     fn asserted(&self) -> Asserted {
-        Asserted { name: self.name.clone(), claim: self.text.clone(), sentence: claim::sentence(&self.claim) }
+        Asserted {
+            name: self.name.clone(),
+            claim: self.text.clone(),
+            sentence: claim::sentence(&self.claim, self.allow_vacuous),
+        }
     }
 }
 
@@ -94,7 +99,11 @@ pub(super) fn compare(old: &Sound, new: &Sound, renamed: &HashMap<&str, &str>) -
     let (old_texts, new_texts) = (texts(&before), texts(&after));
     let gone: Vec<&Item> = before.iter().filter(|item| !new_texts.contains(&item.text)).collect();
     let fresh: Vec<&Item> = after.iter().filter(|item| !old_texts.contains(&item.text)).collect();
-    let implies = |strong: &Item, weak: &Item| implies(&new.policy, &strong.claim, &weak.claim);
+    let implies = |strong: &Item, weak: &Item| {
+        // One that may be about nothing holds where the other one fails.
+        let as_strict = !strong.allow_vacuous || weak.allow_vacuous;
+        as_strict && implies(&new.policy, &strong.claim, &weak.claim)
+    };
     let mut found = Assertions::default();
     for item in &gone {
         match after.iter().find(|strong| implies(strong, item)) {
@@ -123,7 +132,7 @@ fn broken(policy: &Sound) -> Vec<Broken> {
     let failed = items.iter().zip(verdicts).filter(|(_, verdict)| !verdict.holds);
     let broken = failed.map(|(item, verdict)| Broken {
         name: verdict.name,
-        sentence: claim::sentence(&item.body.claim),
+        sentence: item.body.sentence(),
         finding: verdict.finding,
     });
     broken.collect()
@@ -143,8 +152,12 @@ fn items(sound: &Sound, names: &HashMap<&str, &str>) -> Vec<Item> {
         let claim = renamed(&item.body.claim, names);
         let mut text = String::new();
         canonical::claim(&claim, &mut text);
-        let text = text.trim_end().replace('\n', ", ");
-        Item { name: item.name.value.clone(), why: item.body.why.clone(), claim, text }
+        let mut text = text.trim_end().replace('\n', ", ");
+        let allow_vacuous = item.body.allow_vacuous;
+        if allow_vacuous {
+            text += ", allow-vacuous = true";
+        }
+        Item { name: item.name.value.clone(), why: item.body.why.clone(), claim, allow_vacuous, text }
     };
     sound.policy.assertions.items.iter().map(item).collect()
 }
@@ -158,24 +171,30 @@ fn renamed(claim: &Claim, names: &HashMap<&str, &str>) -> Claim {
             word.value = format!("{name}{rest}");
         }
     };
+    let rename_all = |words: &mut Vec<Spanned<String>>| {
+        words.iter_mut().for_each(rename);
+        words.sort_by(|a, b| a.value.cmp(&b.value));
+    };
     let mut claim = claim.clone();
     match &mut claim {
-        Claim::NoFlow { from, to, .. } => [from, to].into_iter().for_each(rename),
-        Claim::Exclusive { owner, regions, .. } => {
+        Claim::CannotCause { from, to, unless, .. } => {
+            [from, to].into_iter().for_each(rename);
+            rename_all(unless);
+        }
+        Claim::NoLeak { regions, to, unless, .. } => {
+            rename(to);
+            [regions, unless].into_iter().for_each(rename_all);
+        }
+        Claim::Exclusive { owner, regions, besides, .. } => {
             rename(owner);
-            regions.iter_mut().for_each(rename);
-            regions.sort_by(|a, b| a.value.cmp(&b.value));
+            [regions, besides].into_iter().for_each(rename_all);
         }
         Claim::AtMost { service, .. } => service.iter_mut().for_each(rename),
-        Claim::Only { who: words, may } => {
+        Claim::Only { who, may, unless, .. } => {
             rename(may);
-            words.iter_mut().for_each(rename);
-            words.sort_by(|a, b| a.value.cmp(&b.value));
+            [who, unless].into_iter().for_each(rename_all);
         }
-        Claim::ShareNothing { between: words } => {
-            words.iter_mut().for_each(rename);
-            words.sort_by(|a, b| a.value.cmp(&b.value));
-        }
+        Claim::ShareNothing { between } => rename_all(between),
     }
     claim
 }
@@ -187,17 +206,27 @@ fn renamed(claim: &Claim, names: &HashMap<&str, &str>) -> Claim {
 fn implies(policy: &Policy, strong: &Claim, weak: &Claim) -> bool {
     match (strong, weak) {
         (
-            Claim::NoFlow { from, to, takeovers },
-            Claim::NoFlow { from: weak_from, to: weak_to, takeovers: weak_takeovers },
+            Claim::CannotCause { from, to, takeovers, unless },
+            Claim::CannotCause { from: weak_from, to: weak_to, takeovers: weak_takeovers, unless: weak_unless },
         ) => {
-            from.value == weak_from.value && takeovers >= weak_takeovers && includes(policy, &to.value, &weak_to.value)
+            let as_far = takeovers >= weak_takeovers && contains(weak_unless, unless);
+            from.value == weak_from.value && as_far && includes(policy, &to.value, &weak_to.value)
         }
         (
-            Claim::Exclusive { owner, regions, access },
-            Claim::Exclusive { owner: weak_owner, regions: weak_regions, access: weak_access },
+            Claim::NoLeak { regions, to, takeovers, unless },
+            Claim::NoLeak { regions: weak_regions, to: weak_to, takeovers: weak_takeovers, unless: weak_unless },
         ) => {
+            let as_far = takeovers >= weak_takeovers && contains(weak_unless, unless);
+            to.value == weak_to.value && as_far && contains(regions, weak_regions)
+        }
+        (
+            Claim::Exclusive { owner, regions, access, besides },
+            Claim::Exclusive { owner: weak_owner, regions: weak_regions, access: weak_access, besides: weak_besides },
+        ) => {
+            // Whoever writes a region also reads it.
             let stricter = access.value == weak_access.value || access.value == Exclusive::Map;
-            owner.value == weak_owner.value && stricter && contains(regions, weak_regions)
+            let fewer = owner.value == weak_owner.value && contains(weak_besides, besides);
+            fewer && stricter && contains(regions, weak_regions)
         }
         (
             Claim::AtMost { what, service, limit },
@@ -210,8 +239,19 @@ fn implies(policy: &Policy, strong: &Claim, weak: &Claim) -> bool {
                 || what.value == Measure::GrantedPages && weak_what.value == Measure::WritablePages;
             same_or_part && same_or_more && limit <= weak_limit
         }
-        (Claim::Only { who, may }, Claim::Only { who: weak_who, may: weak_may }) => {
-            contains(weak_who, who) && includes(policy, &may.value, &weak_may.value)
+        (
+            Claim::Only { who, may, takeovers, directly, unless },
+            Claim::Only {
+                who: weak_who,
+                may: weak_may,
+                takeovers: weak_takeovers,
+                directly: weak_directly,
+                unless: weak_unless,
+            },
+        ) => {
+            // What nobody else can do at all, nobody else can do itself.
+            let as_far = takeovers >= weak_takeovers && (!directly || *weak_directly) && contains(weak_unless, unless);
+            contains(weak_who, who) && as_far && includes(policy, &may.value, &weak_may.value)
         }
         (Claim::ShareNothing { between }, Claim::ShareNothing { between: weak_between }) => {
             contains(between, weak_between)
@@ -238,7 +278,10 @@ fn includes(policy: &Policy, general: &str, special: &str) -> bool {
     if !SECTIONS.contains(&object) || word != special_word {
         return false;
     }
-    let (Ok(all), Ok(some)) = (target::targets(policy, general), target::targets(policy, special)) else {
+    let (Ok(all), Ok(some)) = (
+        target::targets(policy, general, PathScope::Overlapping),
+        target::targets(policy, special, PathScope::Overlapping),
+    ) else {
         return false;
     };
     !some.is_empty() && some.iter().all(|target| all.contains(target))

@@ -4,7 +4,8 @@ use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::matching::Numbers;
-use crate::authority::{Object, Op, Right, Rule, Subject, paths};
+use crate::authority::closure::steps;
+use crate::authority::{Object, Op, Right, Subject, paths};
 use crate::model::Source;
 use crate::sound::Sound;
 
@@ -20,15 +21,15 @@ pub(super) enum SubjectKey {
 
 /// An object.
 ///
-/// Queues are given by the service at the other end, grants by their region, paths by the full
-/// path: their names in the policy do not matter.
+/// Queues are given by the services at their ends, client first, grants by their region, paths by
+/// the full path: their names in the policy do not matter.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum ObjectKey {
     Fixed(Object),
     Region(usize),
     Port(usize),
     Grant(usize),
-    Peer(usize, String),
+    Queue(usize, usize, String),
     Path(String),
     Program(String),
     /// The choice of a peer among domains of these ids.
@@ -72,30 +73,23 @@ impl Amount {
 pub(super) struct Fact<'a> {
     pub right: &'a Right,
     pub amount: Amount,
-    /// The number of services that the subject asks for it, one after the other.
-    pub asks: usize,
+    /// The number of steps to it: the other parties that have to act.
+    pub steps: usize,
 }
 
 impl Fact<'_> {
     /// Returns `true` if this is more than the other policy gives: a larger amount, or the same
-    /// with fewer services to ask.
+    /// with fewer steps.
     fn exceeds(&self, other: Option<&Fact<'_>>) -> bool {
         // An amount of 0, as of no restarts, is a right to nothing.
         let Some(other) = other else { return self.amount.part > 0 };
         let larger = self.amount.cmp(other.amount) == Ordering::Greater;
-        larger || self.amount.part > 0 && other.amount.part > 0 && self.asks < other.asks
+        larger || self.amount.part > 0 && other.amount.part > 0 && self.steps < other.steps
     }
 }
 
 /// Every right.
 pub(super) type Facts<'a> = BTreeMap<Key, Fact<'a>>;
-
-/// Returns the number of services that are asked on the way to a right.
-pub(super) fn asks(right: &Right) -> usize {
-    let queues = right.path.iter().filter(|rule| matches!(rule, Rule::Queue(_))).count();
-    // A right to a queue itself is exercised at its own end.
-    if matches!(right.object, Object::Queue(_)) { queues.saturating_sub(1) } else { queues }
-}
 
 /// Returns the sum of the weights by which regions share the remaining memory.
 pub(super) fn weights(sound: &Sound) -> u64 {
@@ -128,25 +122,25 @@ pub(super) fn cuts(policies: [&Sound; 2]) -> BTreeSet<u32> {
     items.flat_map(|item| [u32::from(item.body.first), u32::from(item.body.last) + 1]).collect()
 }
 
-/// Returns the facts of a policy, given its closure.
+/// Returns the facts of a policy.
 ///
 /// The order of services is no fact: [`super::services`] compares it.
-pub(super) fn facts<'a>(sound: &Sound, closure: &'a [Right], numbers: &Numbers, cuts: &BTreeSet<u32>) -> Facts<'a> {
+pub(super) fn facts<'a>(sound: &'a Sound, numbers: &Numbers, cuts: &BTreeSet<u32>) -> Facts<'a> {
     let mut facts = Facts::new();
     let weights = weights(sound);
-    for right in closure.iter().filter(|right| right.op != Op::Precede) {
+    for right in sound.closure().iter().filter(|right| right.op != Op::Precede) {
         let objects = match right.object {
             Object::Domain(domain) => {
                 intervals(sound, domain, cuts).into_iter().map(|(first, last)| ObjectKey::Ids(first, last)).collect()
             }
             _ => Vec::from_iter(object_key(sound, numbers, right)),
         };
-        let fact = Fact { right, amount: amount(sound, right, weights), asks: asks(right) };
+        let fact = Fact { right, amount: amount(sound, right, weights), steps: steps(right) };
         let subjects = subject_keys(sound, numbers, right.subject, cuts);
         for (subject, object) in subjects.iter().flat_map(|subject| objects.iter().map(move |object| (subject, object)))
         {
             let entry = facts.entry((*subject, object.clone(), right.op)).or_insert(fact);
-            let order = entry.amount.cmp(fact.amount).then(fact.asks.cmp(&entry.asks));
+            let order = entry.amount.cmp(fact.amount).then(fact.steps.cmp(&entry.steps));
             if order == Ordering::Less {
                 *entry = fact;
             }
@@ -189,9 +183,9 @@ fn object_key(sound: &Sound, numbers: &Numbers, right: &Right) -> Option<ObjectK
         Object::Grant(grant) => ObjectKey::Grant(region(sound.index.grants.get(grant)?.region)?),
         Object::Queue(queue) => {
             let ends = sound.index.queues.get(queue)?;
-            let peer = if right.op == Op::Request { ends.to } else { ends.from };
+            let number = |service: usize| numbers.services.get(service).copied();
             let interface = &sound.policy.queues.items.get(queue)?.body.interface.value;
-            ObjectKey::Peer(*numbers.services.get(peer)?, interface.clone())
+            ObjectKey::Queue(number(ends.from)?, number(ends.to)?, interface.clone())
         }
         Object::Path(entry, path) => {
             ObjectKey::Path(paths::absolute(&sound.policy.xenstore.items.get(entry)?.body.get(path)?.path.value))
@@ -222,6 +216,6 @@ fn covered(key: &Key, fact: &Fact<'_>, facts: &Facts<'_>) -> bool {
     let paths = facts
         .range(start..)
         .take_while(|((other, object, _), _)| other == subject && matches!(object, ObjectKey::Path(_)));
-    let mut same = paths.filter(|((_, _, other), above)| other == op && above.asks <= fact.asks);
+    let mut same = paths.filter(|((_, _, other), above)| other == op && above.steps <= fact.steps);
     same.any(|((_, object, _), _)| matches!(object, ObjectKey::Path(rule) if paths::covers(rule, path)))
 }

@@ -45,6 +45,22 @@ fn ranks(sound: &Sound) -> BTreeMap<u8, u64> {
     priorities.into_iter().zip(0..).collect()
 }
 
+/// Returns for each service its place in the order in which services go before each other: by
+/// priority, then by name.
+fn places(sound: &Sound) -> Vec<usize> {
+    let items = &sound.policy.services.items;
+    let mut order: Vec<usize> = (0..items.len()).collect();
+    // The services are in the order of their names, which a stable sort keeps.
+    order.sort_by_key(|service| items.get(*service).map(|item| std::cmp::Reverse(item.body.priority)));
+    let mut places = vec![0; items.len()];
+    for (place, service) in order.into_iter().enumerate() {
+        if let Some(own) = places.get_mut(service) {
+            *own = place;
+        }
+    }
+    places
+}
+
 /// Returns the largest number that divides all weights.
 fn weights_divisor(sound: &Sound) -> u32 {
     let weights = sound.policy.regions.items.iter().filter_map(|item| match item.body.source.value {
@@ -70,7 +86,10 @@ impl Nodes {
     fn new(sound: &Sound) -> Nodes {
         let (policy, index) = (&sound.policy, &sound.index);
         let (services, regions) = (policy.services.items.len(), policy.regions.items.len());
-        let ids = |domain: usize| policy.domains.items.get(domain).map(|item| (item.body.first, item.body.last));
+        let ids = |domain: usize| {
+            let body = &policy.domains.items.get(domain)?.body;
+            Some((body.first, body.last, body.pin.as_ref().map(|pin| pin.node.value.as_str())))
+        };
         let mut nodes = Nodes { names: Vec::new(), local: Vec::new(), edges: Vec::new(), services, regions };
         let mut pins: BTreeMap<usize, Vec<_>> = BTreeMap::new();
         for (domain, links) in index.domains.iter().enumerate() {
@@ -139,6 +158,15 @@ impl Nodes {
                 edges.push((hash((label, direction)), other));
             }
         }
+    }
+
+    /// Returns the colours before the first round, with the place of each service in the order.
+    fn ordered(&self, sound: &Sound) -> Vec<u64> {
+        let mut colours = self.local.clone();
+        for (colour, place) in colours.iter_mut().zip(places(sound)) {
+            *colour = hash((*colour, place));
+        }
+        colours
     }
 
     /// Runs one round: each node's colour takes in those of its neighbours.
@@ -224,8 +252,10 @@ pub(super) fn by_name(old: &Sound, new: &Sound) -> (Numbers, Numbers) {
 
 /// Returns the two policies' numbers by structure alone, if their graphs look the same.
 pub(super) fn by_structure(old: &Sound, new: &Sound) -> Option<(Numbers, Numbers)> {
-    let (old, new) = (Nodes::new(old), Nodes::new(new));
-    let (mut one, mut other) = (old.settle(old.local.clone()), new.settle(new.local.clone()));
+    let (mine, theirs) = (Nodes::new(old), Nodes::new(new));
+    let (one, other) = (mine.ordered(old), theirs.ordered(new));
+    let (old, new) = (mine, theirs);
+    let (mut one, mut other) = (old.settle(one), new.settle(other));
     for tie in 0..=TIES {
         let (left, right) = (classes(&one, &old), classes(&other, &new));
         let same = left.len() == right.len()

@@ -3,6 +3,8 @@
 mod assertions;
 mod facts;
 mod matching;
+mod peers;
+mod pins;
 mod render;
 mod sentence;
 mod services;
@@ -11,14 +13,14 @@ use std::collections::{BTreeSet, HashMap};
 
 use serde::Serialize;
 
-use crate::authority::Right;
-use crate::authority::closure::closure;
+use crate::authority::{Object, Op, Subject};
 use crate::model::Named;
 use crate::sound::{Sound, Step};
 use facts::{Fact, Key, SubjectKey};
 use matching::Numbers;
 
 pub use assertions::{Asserted, Assertions, Broken, Replaced, Reworded};
+pub use pins::PinChange;
 
 /// The relation of one policy's authority to another's.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
@@ -65,16 +67,16 @@ pub struct Witness {
     pub old_question: Option<String>,
     /// The amount in its answer, as `explain` gives it; 0 means no, or no question.
     pub old_amount: u64,
-    /// The number of other services that are asked for it.
-    pub old_asks: usize,
+    /// The number of steps to it: the other parties that have to act.
+    pub old_steps: usize,
     /// The answer of the old policy in words, or the statement about it.
     pub old: String,
     /// The question to the new policy, in its names.
     pub new_question: Option<String>,
     /// The amount in its answer.
     pub new_amount: u64,
-    /// The number of other services that are asked for it.
-    pub new_asks: usize,
+    /// The number of steps to it.
+    pub new_steps: usize,
     /// The answer of the new policy in words, or the statement about it.
     pub new: String,
 }
@@ -85,11 +87,11 @@ impl Witness {
         Witness {
             old_question: None,
             old_amount: 0,
-            old_asks: 0,
+            old_steps: 0,
             old,
             new_question: None,
             new_amount: 0,
-            new_asks: 0,
+            new_steps: 0,
             new,
         }
     }
@@ -122,6 +124,8 @@ pub struct Difference {
     pub subjects: Vec<(String, Class)>,
     /// The changed rights, widenings first.
     pub changes: Vec<Change>,
+    /// The programs that are pinned otherwise.
+    pub pins: Vec<PinChange>,
     /// Entries with a new name, which changes nothing: the kind of entry, the old name, the new
     /// one.
     pub renamed: Vec<(&'static str, String, String)>,
@@ -137,11 +141,7 @@ pub struct Difference {
 #[must_use]
 pub fn diff(old: &Sound, new: &Sound) -> Difference {
     let cuts = facts::cuts([old, new]);
-    let closures = [old, new].map(|sound| closure(&sound.policy, &sound.index));
-    let compared = |(mine, theirs)| {
-        let [one, other] = &closures;
-        Comparison { old: Side::new(old, one, mine, &cuts), new: Side::new(new, other, theirs, &cuts) }
-    };
+    let compared = |(mine, theirs)| Comparison { old: Side::new(old, mine, &cuts), new: Side::new(new, theirs, &cuts) };
     let named = compared(matching::by_name(old, new));
     if named.is_equivalent() {
         return named.difference();
@@ -153,15 +153,44 @@ pub fn diff(old: &Sound, new: &Sound) -> Difference {
 /// One side of a comparison.
 struct Side<'a> {
     sound: &'a Sound,
-    closure: &'a [Right],
     numbers: Numbers,
     facts: facts::Facts<'a>,
+    positions: Positions,
 }
 
 impl<'a> Side<'a> {
-    fn new(sound: &'a Sound, closure: &'a [Right], numbers: Numbers, cuts: &BTreeSet<u32>) -> Side<'a> {
-        let facts = facts::facts(sound, closure, &numbers, cuts);
-        Side { sound, closure, numbers, facts }
+    fn new(sound: &'a Sound, numbers: Numbers, cuts: &BTreeSet<u32>) -> Side<'a> {
+        let (facts, positions) = (facts::facts(sound, &numbers, cuts), Positions::new(sound, &numbers));
+        Side { sound, numbers, facts, positions }
+    }
+
+    fn service(&self, number: usize) -> Option<usize> {
+        self.positions.services.get(&number).copied()
+    }
+}
+
+/// Where a policy has what the common numbers stand for.
+struct Positions {
+    services: HashMap<usize, usize>,
+    regions: HashMap<usize, usize>,
+    ports: HashMap<usize, usize>,
+    /// The queues, by the positions of client and server.
+    queues: HashMap<(usize, usize), Vec<usize>>,
+    /// The rights of the closure.
+    rights: HashMap<(Subject, Object, Op), usize>,
+}
+
+impl Positions {
+    fn new(sound: &Sound, numbers: &Numbers) -> Positions {
+        let of = |numbers: &[usize]| numbers.iter().enumerate().map(|(position, number)| (*number, position)).collect();
+        let mut queues: HashMap<(usize, usize), Vec<usize>> = HashMap::new();
+        for (queue, ends) in sound.index.queues.iter().enumerate() {
+            queues.entry((ends.from, ends.to)).or_default().push(queue);
+        }
+        let rights = sound.closure().iter().enumerate();
+        let rights = rights.map(|(at, right)| ((right.subject, right.object, right.op), at)).collect();
+        let [services, regions, ports] = [&numbers.services, &numbers.regions, &numbers.ports].map(|own| of(own));
+        Positions { services, regions, ports, queues, rights }
     }
 }
 
@@ -174,11 +203,18 @@ impl Comparison<'_> {
     fn is_equivalent(&self) -> bool {
         facts::beyond(&self.new.facts, &self.old.facts).is_empty()
             && facts::beyond(&self.old.facts, &self.new.facts).is_empty()
-            && services::changes(self).is_empty()
+            && self.others().is_empty()
+    }
+
+    /// Returns the changes that are none of a right, each with the number of its service: widenings
+    /// first.
+    fn others(&self) -> Vec<(usize, Change)> {
+        let (mut found, peers) = (services::changes(self), peers::changes(self));
+        found.extend(peers);
+        found
     }
 
     fn difference(&self) -> Difference {
-        let of_services = services::changes(self);
         let (mut widened, mut narrowed) = (BTreeSet::new(), BTreeSet::new());
         let (mut changes, mut narrowing) = (Vec::new(), Vec::new());
         for (key, more, less) in facts::beyond(&self.new.facts, &self.old.facts) {
@@ -189,7 +225,7 @@ impl Comparison<'_> {
             narrowed.insert(key.0);
             narrowing.push(self.change(Class::Narrowing, key, more, less));
         }
-        for (service, change) in of_services {
+        for (service, change) in self.others() {
             let (subjects, found) = match change.class {
                 Class::Widening => (&mut widened, &mut changes),
                 _ => (&mut narrowed, &mut narrowing),
@@ -203,13 +239,16 @@ impl Comparison<'_> {
             (name, Class::of(widened.contains(subject), narrowed.contains(subject)))
         });
         let subjects = subjects.collect();
-        let class = Class::of(!widened.is_empty(), !narrowed.is_empty());
+        let pins = pins::changes(&self.old, &self.new);
+        let pinned = |wanted: Class| pins.iter().any(|pin| pin.class == wanted || pin.class == Class::Incomparable);
+        let class =
+            Class::of(!widened.is_empty() || pinned(Class::Widening), !narrowed.is_empty() || pinned(Class::Narrowing));
         let renamed = self.renamed();
         let names = renamed.iter().map(|(_, old, new)| (old.as_str(), new.as_str())).collect();
         let assertions = assertions::compare(self.old.sound, self.new.sound, &names);
         let claims = |of: &[Asserted]| of.iter().map(|asserted| asserted.claim.clone()).collect();
         let (assertions_dropped, assertions_added) = (claims(&assertions.dropped), claims(&assertions.added));
-        Difference { class, subjects, changes, renamed, assertions_dropped, assertions_added, assertions }
+        Difference { class, subjects, changes, pins, renamed, assertions_dropped, assertions_added, assertions }
     }
 
     /// Describes a right that one policy gives more of than the other.
@@ -229,11 +268,11 @@ impl Comparison<'_> {
                 old: old.says(unit),
                 old_question: old.question,
                 old_amount: old.amount,
-                old_asks: old.asks,
+                old_steps: old.steps,
                 new: new.says(unit),
                 new_question: new.question,
                 new_amount: new.amount,
-                new_asks: new.asks,
+                new_steps: new.steps,
             },
             path: more.right.path.iter().map(|rule| side.sound.step(*rule)).collect(),
         }

@@ -39,6 +39,14 @@ impl fmt::Display for Difference {
             writeln!(f, "    old: {}", change.witness.old)?;
             writeln!(f, "    new: {}", change.witness.new)?;
         }
+        for pin in &self.pins {
+            let word = match pin.class {
+                Class::Widening => "more",
+                Class::Narrowing => "less",
+                _ => "incomparable",
+            };
+            writeln!(f, "\n{word}: {}", pin.sentence())?;
+        }
         self.assertions.fmt(f)
     }
 }

@@ -2,6 +2,8 @@
 
 use super::facts::{self, Fact, Key, ObjectKey, SubjectKey};
 use super::{Class, Comparison, Side};
+use crate::authority::closure::steps;
+use crate::authority::target::PathScope;
 use crate::authority::{Object, Op, Subject, names, target};
 
 /// The answer of a policy to a question, or that it has nothing to ask about.
@@ -9,7 +11,7 @@ pub(super) struct Answer {
     /// The question, if the policy has the subject and the object.
     pub question: Option<String>,
     pub amount: u64,
-    pub asks: usize,
+    pub steps: usize,
     /// The amount as part of a whole, where it is compared as such.
     fraction: Option<String>,
     /// What the policy does not have, if there is no question.
@@ -20,10 +22,7 @@ impl Answer {
     /// Returns question and answer in words; `unit` is that of the amount.
     pub(super) fn says(&self, unit: &str) -> String {
         let Some(question) = &self.question else { return self.absent.clone() };
-        let by = match self.asks {
-            0 => String::new(),
-            asks => format!(", by asking {}", names::counted(asks as u64, "service")),
-        };
+        let by = if self.steps == 0 { String::new() } else { format!(", {}", way(self.steps)) };
         match self.amount {
             0 => format!("{question}? no"),
             _ if unit.is_empty() => format!("{question}? yes{by}"),
@@ -55,11 +54,7 @@ pub(super) fn of(
     if now != before {
         return format!("{subject} can now {only}{now}; before, it could {before}");
     }
-    let way = |asks: usize| match asks {
-        0 => "without asking another service".to_owned(),
-        asks => format!("by asking {}", names::counted(asks as u64, "service")),
-    };
-    let (new, old) = if widening { (more.asks, less.asks) } else { (less.asks, more.asks) };
+    let (new, old) = if widening { (more.steps, less.steps) } else { (less.steps, more.steps) };
     if new == old {
         // The difference is smaller than what the sentence shows.
         let word = if widening { "a little more" } else { "a little less" };
@@ -68,9 +63,17 @@ pub(super) fn of(
     format!("{subject} can now {only}{now} {}; before, {}", way(new), way(old))
 }
 
+/// Says through how many others a right is exercised.
+fn way(steps: usize) -> String {
+    match steps {
+        0 => "by itself".to_owned(),
+        steps => format!("through {}", names::counted(steps as u64, "other")),
+    }
+}
+
 impl Side<'_> {
     /// Returns a right as the part of a sentence after "can".
-    fn can(&self, (_, object, op): &Key, fact: &Fact<'_>) -> String {
+    fn can(&self, (subject, object, op): &Key, fact: &Fact<'_>) -> String {
         let policy = &self.sound.policy;
         let (own, amount) = (fact.right.object, fact.right.amount);
         match (object, op) {
@@ -78,11 +81,12 @@ impl Side<'_> {
                 let name = names::object(policy, own);
                 format!("have {:.1} % of the remaining memory for {name}", fact.amount.percent())
             }
-            (ObjectKey::Peer(number, interface), _) => {
-                let peer = self.service(*number).map(|peer| names::subject(policy, Subject::Service(peer)));
+            (ObjectKey::Queue(from, to, interface), _) => {
+                let [from, to] = [from, to].map(|end| self.service_name(*end).unwrap_or_default());
                 let messages = names::counted(amount, "message");
-                let verb = if *op == Op::Request { "send" } else { "answer" };
-                format!("{verb} up to {messages} of the interface {interface} to {}", peer.unwrap_or_default())
+                let (own, verb, peer) = if *op == Op::Request { (from, "send", to) } else { (to, "answer", from) };
+                let says = format!("{verb} up to {messages} of the interface {interface} to {peer}");
+                if self.subject(*subject).as_ref() == Some(&own) { says } else { format!("make {own} {says}") }
             }
             _ => names::ability(policy, own, *op, amount),
         }
@@ -94,33 +98,31 @@ impl Side<'_> {
     /// witness is what the policy says to who asks it.
     /// `name` is that of the subject in the other policy.
     pub(super) fn ask(&self, name: &str, subject: SubjectKey, object: &ObjectKey, op: Op) -> Answer {
-        let absent = |absent: String| Answer { question: None, amount: 0, asks: 0, fraction: None, absent };
+        let absent = |absent: String| Answer { question: None, amount: 0, steps: 0, fraction: None, absent };
         let Some(who) = self.subject_in_question(subject) else {
             return absent(format!("there is no service {name}"));
         };
-        let Some(what) = self.object(subject, object, op) else {
-            return absent(self.absence(&who, object, op));
+        let Some(what) = self.object(object) else {
+            return absent(self.absence(object));
         };
         let policy = &self.sound.policy;
         let subjects = target::subjects(policy, &who).unwrap_or_default();
-        let targets = target::operation(policy, &what, op.word()).unwrap_or_default();
-        let rights = self
-            .closure
-            .iter()
-            .filter(|right| subjects.contains(&right.subject) && targets.contains(&(right.object, right.op)));
-        let best = rights.min_by_key(|right| (std::cmp::Reverse(right.amount), facts::asks(right)));
+        let targets = target::operation(policy, &what, op.word(), PathScope::Covering).unwrap_or_default();
+        let asked = subjects.iter().flat_map(|who| targets.iter().map(move |(object, op)| (*who, *object, *op)));
+        let rights = asked.filter_map(|key| self.sound.closure().get(*self.positions.rights.get(&key)?));
+        let best = rights.min_by_key(|right| (std::cmp::Reverse(right.amount), steps(right)));
         let weights = facts::weights(self.sound);
         Answer {
             question: Some(format!("can {who} {} {what}", op.word())),
             amount: best.map_or(0, |right| right.amount),
-            asks: best.filter(|right| right.amount > 0).map_or(0, facts::asks),
+            steps: best.filter(|right| right.amount > 0).map_or(0, steps),
             fraction: best.and_then(|right| facts::amount(self.sound, right, weights).fraction()),
             absent: String::new(),
         }
     }
 
     /// Says what the policy does not have, so that it cannot be asked about it.
-    fn absence(&self, who: &str, object: &ObjectKey, op: Op) -> String {
+    fn absence(&self, object: &ObjectKey) -> String {
         match object {
             ObjectKey::Region(_) => "there is no such region".into(),
             ObjectKey::Port(_) => "there is no such port".into(),
@@ -129,22 +131,22 @@ impl Side<'_> {
                     self.region(*number).map(|region| names::object(&self.sound.policy, Object::Region(region)));
                 region.map_or("there is no such region".into(), |region| format!("{region} is not granted"))
             }
-            ObjectKey::Peer(number, interface) => {
-                let peer = self.service(*number).map(|peer| names::subject(&self.sound.policy, Subject::Service(peer)));
-                let Some(peer) = peer else { return "there is no such service".into() };
-                let (from, to) = if op == Op::Request { (who, peer.as_str()) } else { (peer.as_str(), who) };
+            ObjectKey::Queue(from, to, interface) => {
+                let [Some(from), Some(to)] = [from, to].map(|end| self.service_name(*end)) else {
+                    return "there is no such service".into();
+                };
                 format!("there is no queue of the interface {interface} from {from} to {to}")
             }
             _ => "there is no such object".into(),
         }
     }
 
-    fn service(&self, number: usize) -> Option<usize> {
-        self.numbers.services.iter().position(|own| *own == number)
+    fn service_name(&self, number: usize) -> Option<String> {
+        Some(names::subject(&self.sound.policy, Subject::Service(self.service(number)?)))
     }
 
     fn region(&self, number: usize) -> Option<usize> {
-        self.numbers.regions.iter().position(|own| *own == number)
+        self.positions.regions.get(&number).copied()
     }
 
     /// Returns the name of a subject for people: a range of domains by its first and its last.
@@ -168,21 +170,16 @@ impl Side<'_> {
     }
 
     /// Returns the name of an object as in a question to this policy.
-    fn object(&self, subject: SubjectKey, object: &ObjectKey, op: Op) -> Option<String> {
+    fn object(&self, object: &ObjectKey) -> Option<String> {
         let object = match object {
             ObjectKey::Fixed(object) => *object,
             ObjectKey::Region(number) => Object::Region(self.region(*number)?),
-            ObjectKey::Port(number) => Object::Port(self.numbers.ports.iter().position(|own| own == number)?),
+            ObjectKey::Port(number) => Object::Port(*self.positions.ports.get(number)?),
             ObjectKey::Grant(number) => Object::Grant(*self.sound.index.granted.get(&self.region(*number)?)?),
-            ObjectKey::Peer(number, interface) => {
-                let SubjectKey::Service(subject) = subject else { return None };
-                let (own, peer) = (self.service(subject)?, self.service(*number)?);
-                let (from, to) = if op == Op::Request { (own, peer) } else { (peer, own) };
-                let ends = self.sound.index.queues.iter().zip(&self.sound.policy.queues.items);
-                let queue = ends.clone().position(|(ends, item)| {
-                    ends.from == from && ends.to == to && item.body.interface.value == *interface
-                });
-                Object::Queue(queue?)
+            ObjectKey::Queue(from, to, interface) => {
+                let between = self.positions.queues.get(&(self.service(*from)?, self.service(*to)?))?;
+                let carries = |queue: &&usize| self.sound.index.interfaces.get(**queue) == Some(interface);
+                Object::Queue(*between.iter().find(carries)?)
             }
             // A path is named as such even if it has no slash.
             ObjectKey::Path(path) => return Some(path.clone()),

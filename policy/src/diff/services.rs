@@ -23,9 +23,7 @@ impl Pair<'_> {
     /// Returns how much better this service stands to another in the new policy than in the old
     /// one.
     fn gain(&self, other: &Pair<'_>) -> Ordering {
-        let old = self.old.body.priority.cmp(&other.old.body.priority);
-        let new = self.new.body.priority.cmp(&other.new.body.priority);
-        new.cmp(&old)
+        standing(self.new, other.new).cmp(&standing(self.old, other.old))
     }
 
     fn name(&self) -> &str {
@@ -33,9 +31,16 @@ impl Pair<'_> {
     }
 }
 
+/// Compares who goes before the other: `Greater` if the first does. Of equal priorities, the first
+/// name goes before.
+fn standing(one: &Named<Service>, other: &Named<Service>) -> Ordering {
+    let by_name = || other.name.value.cmp(&one.name.value);
+    one.body.priority.cmp(&other.body.priority).then_with(by_name)
+}
+
 /// Returns the changes, widenings first.
 ///
-/// Only the order of priorities counts, not their numbers. Each change of it is a gain of one
+/// Only the order counts, not the numbers of priorities. Each change of it is a gain of one
 /// service and a loss of another, and so never a narrowing.
 pub(super) fn changes(comparison: &Comparison<'_>) -> Vec<(usize, Change)> {
     let pairs = pairs(comparison);
@@ -76,31 +81,19 @@ fn pairs<'a>(comparison: &Comparison<'a>) -> Vec<Pair<'a>> {
 
 /// Describes that a service stands better or worse to others in the order than before.
 fn order(comparison: &Comparison<'_>, pair: &Pair<'_>, others: &[&Pair<'_>], gain: Ordering) -> Change {
-    let stands = |other: &Pair<'_>| pair.new.body.priority.cmp(&other.new.body.priority);
-    let named = |wanted: Ordering| -> Vec<&str> {
-        others.iter().filter(|other| stands(other) == wanted).map(|other| other.name()).collect()
-    };
-    let mut parts = Vec::new();
-    for (standing, says) in [
-        (Ordering::Greater, "goes before"),
-        (Ordering::Equal, "has the same priority as"),
-        (Ordering::Less, "comes after"),
-    ] {
-        let names = named(standing);
-        if !names.is_empty() {
-            parts.push(format!("{says} {}", and(&names)));
-        }
-    }
+    let says = if gain == Ordering::Greater { "goes before" } else { "comes after" };
+    let names: Vec<&str> = others.iter().map(|other| other.name()).collect();
     let name = pair.name();
     let first = others.first().copied().unwrap_or(pair);
     let answer = |one: &Named<Service>, other: &Named<Service>| {
-        let (name, priority) = (&one.name.value, one.body.priority);
-        format!("{name} has priority {priority}, and {} {}", other.name.value, other.body.priority)
+        let (first, second) = if standing(one, other) == Ordering::Greater { (one, other) } else { (other, one) };
+        let shown = |of: &Named<Service>| format!("{} of priority {}", of.name.value, of.body.priority);
+        format!("{} goes before {}", shown(first), shown(second))
     };
     Change {
         class: if gain == Ordering::Greater { Class::Widening } else { Class::Narrowing },
         subject: name.to_owned(),
-        sentence: format!("{name} now {}", parts.join(", and ")),
+        sentence: format!("{name} now {says} {}", and(&names)),
         unit: "",
         witness: Witness::statement(answer(pair.old, first.old), answer(pair.new, first.new)),
         path: [pair, first].map(|of| comparison.new.sound.step(Rule::Service(of.new_position))).into_iter().collect(),

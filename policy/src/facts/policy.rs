@@ -6,12 +6,11 @@ use cloister_caps::tables::{Access, AfterLimit};
 use cloister_caps::weakness::Weakness;
 
 use super::{Facts, Value, number, text};
-use crate::authority::closure::closure;
-use crate::authority::{Hypercall, Rule, Subject, names};
-use crate::claim;
+use crate::authority::closure::steps;
+use crate::authority::{Hypercall, Subject, names};
 use crate::model::{Peer, Source};
 use crate::printable::hexadecimal;
-use crate::show::queue_pages;
+use crate::prove::queue_pages;
 use crate::sound::Sound;
 
 macro_rules! row {
@@ -30,6 +29,7 @@ pub fn facts_of_policy(policy: &Sound) -> Facts {
     grants_and_paths(policy, &mut facts);
     assertions(policy, &mut facts);
     authority(policy, &mut facts);
+    takeovers(policy, &mut facts);
     facts
 }
 
@@ -80,6 +80,9 @@ fn services(sound: &Sound, facts: &mut Facts) {
         text("then"),
     ];
     facts.relation("service", columns, rows.collect());
+    let pinned = items.iter().filter_map(|item| Some((item, item.body.program_hash.as_ref()?)));
+    let rows = pinned.map(|(item, hash)| row![&item.name.value, hexadecimal(hash)]).collect();
+    facts.relation("pinned_program", &[text("service"), text("sha256")], rows);
     let held = items.iter().flat_map(|item| {
         let kinds = item.body.held.iter();
         kinds.flat_map(move |held| words(held.kind, held.rights).map(move |word| (item, held.kind, word)))
@@ -167,21 +170,22 @@ fn grants_and_paths(sound: &Sound, facts: &mut Facts) {
 fn assertions(sound: &Sound, facts: &mut Facts) {
     let items = sound.policy.assertions.items.iter().zip(sound.verdicts());
     let rows = items.map(|(item, verdict)| {
-        row![&verdict.name, claim::sentence(&item.body.claim), &verdict.claim, &verdict.why, verdict.holds]
+        let vacuous = item.body.allow_vacuous;
+        row![&verdict.name, item.body.sentence(), &verdict.claim, &verdict.why, verdict.holds, vacuous]
     });
-    let columns = &[text("name"), text("sentence"), text("claim"), text("why"), text("holds")];
+    let columns = &[text("name"), text("sentence"), text("claim"), text("why"), text("holds"), text("allow_vacuous")];
     facts.relation("assertion", columns, rows.collect());
 }
 
 fn authority(sound: &Sound, facts: &mut Facts) {
     let policy = &sound.policy;
-    let rights = closure(policy, &sound.index);
+    let rights = sound.closure();
     let rows = rights.iter().map(|right| {
-        let asks = right.path.iter().filter(|rule| matches!(rule, Rule::Queue(_))).count() as u64;
+        let steps = steps(right) as u64;
         let object = names::object(policy, right.object);
-        row![names::subject(policy, right.subject), object, right.op.word(), right.amount, asks]
+        row![names::subject(policy, right.subject), object, right.op.word(), right.amount, steps]
     });
-    let columns = &[text("subject"), text("object"), text("operation"), number("amount"), number("queues")];
+    let columns = &[text("subject"), text("object"), text("operation"), number("amount"), number("steps")];
     facts.relation("can", columns, rows.collect());
     let causes = rights.iter().filter(|right| matches!(right.subject, Subject::Service(_))).flat_map(|right| {
         Hypercall::of(right.object, right.op).iter().map(|hypercall| {
@@ -195,4 +199,10 @@ fn authority(sound: &Sound, facts: &mut Facts) {
     });
     let columns = &[text("service"), text("hypercall"), text("object"), text("operation")];
     facts.relation("causes", columns, causes.collect());
+}
+
+fn takeovers(sound: &Sound, facts: &mut Facts) {
+    let least = sound.within(u32::MAX).into_iter();
+    let rows = least.map(|least| row![least.subject, least.operation, least.takeovers]).collect();
+    facts.relation("least_takeovers", &[text("subject"), text("operation"), number("takeovers")], rows);
 }

@@ -122,6 +122,18 @@ pub enum PackError {
     /// The kernel's note segment has more than the PVH note, or no segment loads it.
     #[error("kernel: its note segment must be the PVH entry note alone, in the bytes of a loadable segment")]
     Note,
+    /// The policy pins a program to another hash.
+    #[error(
+        "the policy pins the program of {service} to {wanted}, and it has {found}: build that program, or change `program-sha256`"
+    )]
+    Pinned {
+        /// The service.
+        service: String,
+        /// The hash in the policy.
+        wanted: String,
+        /// The hash of the program.
+        found: String,
+    },
     /// The image would be larger than any that is verified.
     #[error("the image has {found} {what}; at most {most} are verified")]
     OverLimit {

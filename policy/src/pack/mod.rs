@@ -17,6 +17,8 @@ use crate::checked::Checked;
 use crate::emit::{self, Placement};
 use crate::image_form::{self, Content, PAGE, Piece, deflate, seal_and_file_hash};
 use crate::image_limits::{MAX_IMAGE, MAX_INVENTORY, MAX_LOADS, MAX_POLICY, MAX_TABLES, MAX_TEXT};
+use crate::printable::hexadecimal;
+use crate::verify::hashes;
 use elf::Load;
 use error::TABLES_SYMBOL;
 
@@ -103,7 +105,27 @@ pub fn pack_with(
     patched.extend(pieces);
     patched.sort_by_key(|piece| piece.physical_address);
     let note_piece = patched.iter().position(|piece| piece.physical_address == note_address);
-    finish(kernel.entry, &patched, (note_piece.ok_or(PackError::Note)?, note_position), extras)
+    let file = finish(kernel.entry, &patched, (note_piece.ok_or(PackError::Note)?, note_position), extras)?;
+    check_pins(policy, &file)?;
+    Ok(file)
+}
+
+/// Checks that the packed programs are those that the policy pins.
+fn check_pins(policy: &Checked, file: &[u8]) -> Result<(), PackError> {
+    let services = policy.policy.services.items.iter();
+    let pinned: Vec<_> = services.filter_map(|item| Some((&item.name.value, item.body.program_hash?))).collect();
+    if pinned.is_empty() {
+        return Ok(());
+    }
+    let hashes = hashes(file).map_err(|error| PackError::Write(error.to_string()))?;
+    for (service, wanted) in pinned {
+        let found = hashes.program(service).copied().unwrap_or_default();
+        if found != wanted {
+            let [wanted, found] = [wanted, found].map(|hash| hexadecimal(&hash));
+            return Err(PackError::Pinned { service: service.clone(), wanted, found });
+        }
+    }
+    Ok(())
 }
 
 /// Writes the file and seals it.

@@ -11,7 +11,8 @@ use crate::model::{Assertion, Claim, Exclusive, Measure, Named, Section};
 
 const NAME: Key = Key::new("name", "name = \"no-grants-for-http\"");
 const WHY: Key = Key::new("why", "why = \"who takes over http must not open memory to another domain\"");
-const KIND: Key = Key::new("kind", "kind = \"no-flow\"");
+const KIND: Key = Key::new("kind", "kind = \"cannot-cause\"");
+const ALLOW_VACUOUS: Key = Key::new("allow-vacuous", "allow-vacuous = true");
 const FROM: Key = Key::new("from", "from = \"http\"");
 const TO: Key = Key::new("to", "to = \"grant.issue\"");
 const TAKEOVERS: Key = Key::new("takeovers", "takeovers = 1");
@@ -23,19 +24,27 @@ const SERVICE: Key = Key::new("service", "service = \"http\"");
 const LIMIT: Key = Key::new("limit", "limit = 258");
 const WHO: Key = Key::new("who", "who = [\"control\"]");
 const MAY: Key = Key::new("may", "may = \"power.off\"");
+const UNLESS: Key = Key::new("unless", "unless = [\"netback\"]");
+const BESIDES: Key = Key::new("besides", "besides = [\"netback\"]");
+const DIRECTLY: Key = Key::new("directly", "directly = true");
 const BETWEEN: Key = Key::new("between", "between = [\"http\", \"netfront\"]");
 
 #[derive(Clone, Copy)]
 enum Kind {
-    NoFlow,
+    CannotCause,
+    NoLeak,
     Exclusive,
     AtMost,
     Only,
     ShareNothing,
 }
 
-const KINDS: [(&str, Kind); 5] = [
-    ("no-flow", Kind::NoFlow),
+/// The old name of `cannot-cause`, which said more than it proves.
+const OLD_NAME: &str = "no-flow";
+
+const KINDS: [(&str, Kind); 6] = [
+    ("cannot-cause", Kind::CannotCause),
+    ("no-leak", Kind::NoLeak),
     ("exclusive", Kind::Exclusive),
     ("at-most", Kind::AtMost),
     ("only", Kind::Only),
@@ -71,24 +80,60 @@ pub(super) fn read(field: Option<Field<'_>>, log: &mut Log) -> Section<Assertion
 
 fn assertion(table: &Table<'_>, log: &mut Log) -> Option<Assertion> {
     let why = table.require(WHY, log).and_then(|field| line_of_text(&field, log));
-    let kind = table.require(KIND, log).and_then(|field| field.choice(&KINDS, log))?.value;
+    let kind = table.require(KIND, log).and_then(|field| kind(&field, log))?;
     let keys: &[Key] = match kind {
-        Kind::NoFlow => &[FROM, TO, TAKEOVERS],
-        Kind::Exclusive => &[OWNER, REGIONS, ACCESS],
+        Kind::CannotCause => &[FROM, TO, TAKEOVERS, UNLESS],
+        Kind::NoLeak => &[REGIONS, TO, TAKEOVERS, UNLESS],
+        Kind::Exclusive => &[OWNER, REGIONS, ACCESS, BESIDES],
         Kind::AtMost => &[WHAT, SERVICE, LIMIT],
-        Kind::Only => &[WHO, MAY],
+        Kind::Only => &[WHO, MAY, TAKEOVERS, DIRECTLY, UNLESS],
         Kind::ShareNothing => &[BETWEEN],
     };
-    let known: Vec<Key> = [NAME, WHY, KIND].iter().chain(keys).copied().collect();
+    let known: Vec<Key> = [NAME, WHY, KIND, ALLOW_VACUOUS].iter().chain(keys).copied().collect();
     table.only(&known, log);
     let claim = match kind {
-        Kind::NoFlow => no_flow(table, log),
+        Kind::CannotCause => cannot_cause(table, log),
+        Kind::NoLeak => no_leak(table, log),
         Kind::Exclusive => exclusive(table, log),
         Kind::AtMost => at_most(table, log),
         Kind::Only => only(table, log),
         Kind::ShareNothing => share_nothing(table, log),
     };
-    Some(Assertion { why: why?, claim: claim? })
+    let allow_vacuous = flag(table, ALLOW_VACUOUS, log);
+    Some(Assertion { why: why?, claim: claim?, allow_vacuous: allow_vacuous? })
+}
+
+fn kind(field: &Field<'_>, log: &mut Log) -> Option<Kind> {
+    let text = field.text(log)?;
+    if text.value == OLD_NAME {
+        log.push(
+            Diagnostic::at(&text.span, format!("the kind `{OLD_NAME}` is now called `cannot-cause`"))
+                .label("the old name")
+                .help("write `kind = \"cannot-cause\"`; where bytes of a region can end up is proved by `no-leak`"),
+        );
+        return None;
+    }
+    field.choice(&KINDS, log).map(|kind| kind.value)
+}
+
+/// Reads a key that is `false` if it is left out.
+fn flag(table: &Table<'_>, key: Key, log: &mut Log) -> Option<bool> {
+    match table.find(key) {
+        Some(field) => Some(field.flag(log)?.value),
+        None => Some(false),
+    }
+}
+
+fn takeovers(table: &Table<'_>, log: &mut Log) -> Option<u32> {
+    match table.find(TAKEOVERS) {
+        Some(field) => Some(field.integer(0..=15, log)?.value),
+        None => Some(0),
+    }
+}
+
+/// Reads a list of words that may be left out.
+fn optional_words(table: &Table<'_>, key: Key, log: &mut Log) -> Option<Vec<Spanned<String>>> {
+    table.find(key).map_or(Some(Vec::new()), |field| sorted_words(&field, log))
 }
 
 /// Reads a text that fits one line of a report.
@@ -101,21 +146,26 @@ fn line_of_text(field: &Field<'_>, log: &mut Log) -> Option<String> {
     Some(text)
 }
 
-fn no_flow(table: &Table<'_>, log: &mut Log) -> Option<Claim> {
+fn cannot_cause(table: &Table<'_>, log: &mut Log) -> Option<Claim> {
     let from = table.require(FROM, log).and_then(|field| field.text(log));
     let to = table.require(TO, log).and_then(|field| operation(&field, log));
-    let takeovers = match table.find(TAKEOVERS) {
-        Some(field) => field.integer(0..=15, log)?.value,
-        None => 0,
-    };
-    Some(Claim::NoFlow { from: from?, to: to?, takeovers })
+    let (takeovers, unless) = (takeovers(table, log), optional_words(table, UNLESS, log));
+    Some(Claim::CannotCause { from: from?, to: to?, takeovers: takeovers?, unless: unless? })
+}
+
+fn no_leak(table: &Table<'_>, log: &mut Log) -> Option<Claim> {
+    let regions = table.require(REGIONS, log).and_then(|field| sorted_words(&field, log));
+    let to = table.require(TO, log).and_then(|field| field.text(log));
+    let (takeovers, unless) = (takeovers(table, log), optional_words(table, UNLESS, log));
+    Some(Claim::NoLeak { regions: regions?, to: to?, takeovers: takeovers?, unless: unless? })
 }
 
 fn exclusive(table: &Table<'_>, log: &mut Log) -> Option<Claim> {
     let owner = table.require(OWNER, log).and_then(|field| field.text(log));
     let regions = table.require(REGIONS, log).and_then(|field| sorted_words(&field, log));
     let access = table.require(ACCESS, log).and_then(|field| field.choice(&Exclusive::WORDS, log));
-    Some(Claim::Exclusive { owner: owner?, regions: regions?, access: access? })
+    let besides = optional_words(table, BESIDES, log);
+    Some(Claim::Exclusive { owner: owner?, regions: regions?, access: access?, besides: besides? })
 }
 
 fn at_most(table: &Table<'_>, log: &mut Log) -> Option<Claim> {
@@ -131,7 +181,13 @@ fn at_most(table: &Table<'_>, log: &mut Log) -> Option<Claim> {
 fn only(table: &Table<'_>, log: &mut Log) -> Option<Claim> {
     let who = table.require(WHO, log).and_then(|field| sorted_words(&field, log));
     let may = table.require(MAY, log).and_then(|field| operation(&field, log));
-    Some(Claim::Only { who: who?, may: may? })
+    let (directly, takeovers) = (flag(table, DIRECTLY, log), takeovers(table, log));
+    let unless = optional_words(table, UNLESS, log);
+    if let (Some(true), Some(field)) = (directly, table.find(TAKEOVERS).or_else(|| table.find(UNLESS))) {
+        field.refuse("left out: what a subject does `directly` needs nobody's help", log);
+        return None;
+    }
+    Some(Claim::Only { who: who?, may: may?, takeovers: takeovers?, directly: directly?, unless: unless? })
 }
 
 fn share_nothing(table: &Table<'_>, log: &mut Log) -> Option<Claim> {

@@ -12,6 +12,7 @@ use crate::model::{
     Domain, Grant, HOLDABLE, HeldCapability, MapAccess, MapEntry, PathRight, Peer, Pin, Port, Queue, Region, Service,
     Source,
 };
+use crate::release::hash;
 
 /// The largest region of a fixed size, in pages: 256 MiB.
 const MAX_FIXED_PAGES: u32 = 1 << 16;
@@ -72,15 +73,20 @@ fn domain_id(text: &str) -> Option<u16> {
 
 pub(super) fn service(table: &Table<'_>, log: &mut Log) -> Option<Service> {
     let program = Key::new("program", "program = \"cloister-http\"");
+    let pin = Key::new("program-sha256", "program-sha256 = \"HASH\"");
     let priority = Key::new("priority", "priority = 20");
     let cpu = Key::new("cpu", "cpu = { budget_us = 2000, period_us = 10000 }");
     let stack = Key::new("stack", "stack = \"16K\"");
     let restart = Key::new("restart", "restart = { limit = 0, then = \"stop-image\" }");
     let held = HOLDABLE.map(|kind| Key::new(kind.name(), held_example(kind)));
-    let known: Vec<Key> = [program, priority, cpu, stack, restart].into_iter().chain(held).collect();
+    let known: Vec<Key> = [program, pin, priority, cpu, stack, restart].into_iter().chain(held).collect();
     table.only(&known, log);
     let program =
         table.require(program, log).and_then(|field| field.text(log)).filter(|program| checked_program(program, log));
+    let program_hash = match table.find(pin) {
+        Some(field) => Some(program_hash(&field, log)?),
+        None => None,
+    };
     let priority = table.require(priority, log).and_then(|field| field.integer(1..=255, log));
     let cpu = table.require(cpu, log).and_then(|field| cpu_of(&field, log));
     let stack = table.require(stack, log).and_then(|field| field.size(1..=MAX_STACK_PAGES, log));
@@ -99,6 +105,7 @@ pub(super) fn service(table: &Table<'_>, log: &mut Log) -> Option<Service> {
     let (restart_limit, after_limit) = restart?;
     Some(Service {
         program: program?,
+        program_hash,
         priority: u8::try_from(priority?.value).ok()?,
         budget_us,
         period_us,
@@ -107,6 +114,16 @@ pub(super) fn service(table: &Table<'_>, log: &mut Log) -> Option<Service> {
         after_limit,
         held: whole.then_some(rights)?,
     })
+}
+
+/// Reads the hash of a program.
+fn program_hash(field: &Field<'_>, log: &mut Log) -> Option<[u8; 32]> {
+    let text = field.text(log)?;
+    let hash = hash(&text.value);
+    if hash.is_none() {
+        field.refuse("a SHA-256 of 64 lower-case hexadecimal digits", log);
+    }
+    hash
 }
 
 fn held_example(kind: Kind) -> &'static str {

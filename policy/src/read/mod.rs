@@ -14,6 +14,7 @@ use toml_edit::{Document, Item, TableLike, Value};
 use crate::diagnostic::{Diagnostic, Log, Report, Span};
 use crate::model::{Image, Named, Policy, Section};
 use crate::printable::is_plain;
+pub(crate) use names::RESERVED;
 use names::{checked_name, unreserved};
 use text::{Size, hidden_character, readable};
 use value::{Field, Key, Table};

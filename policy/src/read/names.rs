@@ -7,8 +7,10 @@ use crate::diagnostic::{Diagnostic, Log, Span, Spanned};
 /// console.
 const MAX_NAME: usize = 32;
 
-/// Names that the kernel and the compiler use for themselves.
-const RESERVED: [&str; 5] = ["cloister", "kernel", "policy", "self", "xen"];
+/// Names that the kernel and the compiler use for themselves. With the words from `fault` on, the
+/// kernel's own lines of the log begin; a service's begin with its name.
+pub(crate) const RESERVED: [&str; 11] =
+    ["cloister", "kernel", "policy", "self", "xen", "fault", "profile", "refused", "restart", "stopped", "use"];
 
 /// Checks the characters and the length of a name. Returns `false` if it logged a mistake.
 pub(super) fn checked_name(name: &Spanned<String>, what: &str, log: &mut Log) -> bool {

@@ -16,7 +16,6 @@ use crate::sound::Sound;
 pub use claims::{AssertionRow, Considered};
 pub use date::date_of;
 pub use page::{ImageHashes, Page};
-pub(crate) use sums::queue_pages;
 
 /// The form of the page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

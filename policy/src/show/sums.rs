@@ -1,16 +1,14 @@
 //! Makes the tables of what is trusted, of sums, and of addresses.
 
-use cloister_interfaces::CATALOG;
-use cloister_interfaces::queue::producer_pages;
-
 use super::page::Table;
 use crate::address_space::{PAGE, image_base};
 use crate::authority::names::counted;
 use crate::check;
 use crate::claim::and;
 use crate::diagnostic::Log;
-use crate::model::{Queue, Source};
+use crate::model::Source;
 use crate::plan;
+use crate::prove::queue_pages;
 use crate::read::render_size;
 use crate::sound::Sound;
 use cloister_caps::tables::{Access, RegionKind};
@@ -60,16 +58,6 @@ pub(super) fn trusted(sound: &Sound) -> Table {
     rows.push(["any other service".into(), "nothing beyond its rights below".into()]);
     let note = "If one of these does not do what it is trusted for, this page does not say what happens.";
     table("trusted", "What is trusted", note, &["who", "for"], rows.into_iter().map(Vec::from).collect())
-}
-
-/// Returns the number of pages of a queue: for each direction those of the sender and one of the
-/// receiver.
-pub(crate) fn queue_pages(queue: &Queue) -> u64 {
-    let sizes = CATALOG.iter().find(|(name, ..)| *name == queue.interface.value);
-    sizes.map_or(0, |(_, request, reply)| {
-        let pages = [request, reply].map(|size| producer_pages(*size, usize::from(queue.depth)) as u64 + 1);
-        pages.iter().sum()
-    })
 }
 
 /// Returns the sums over the whole policy.

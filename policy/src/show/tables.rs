@@ -6,15 +6,15 @@ use cloister_caps::tables::{Access, AfterLimit};
 use cloister_caps::weakness::Weakness;
 
 use super::page::Table;
-use super::sums::{queue_pages, table};
-use crate::authority::closure::closure;
-use crate::authority::{Hypercall, Right, Rule, Subject, index, names};
+use super::sums::table;
+use crate::authority::{Hypercall, Rule, Subject, index, names};
 use crate::model::{Peer, Source};
+use crate::printable::hexadecimal;
+use crate::prove::queue_pages;
 use crate::read::render_size;
 use crate::sound::Sound;
 
 pub(super) fn tables(sound: &Sound) -> Vec<Table> {
-    let rights = closure(&sound.policy, &sound.index);
     vec![
         super::sums::trusted(sound),
         super::matrix::matrix(sound),
@@ -23,7 +23,7 @@ pub(super) fn tables(sound: &Sound) -> Vec<Table> {
         domains(sound),
         sharing(sound),
         regions(sound),
-        hypercalls(sound, &rights),
+        hypercalls(sound),
         channels(sound),
         queues(sound),
         paths(sound),
@@ -131,12 +131,12 @@ fn regions(sound: &Sound) -> Table {
     )
 }
 
-fn hypercalls(sound: &Sound, rights: &[Right]) -> Table {
+fn hypercalls(sound: &Sound) -> Table {
     let mut causes: BTreeMap<(Hypercall, Subject), Vec<String>> = BTreeMap::new();
-    for right in rights.iter().filter(|right| matches!(right.subject, Subject::Service(_))) {
+    for right in sound.closure().iter().filter(|right| matches!(right.subject, Subject::Service(_))) {
         for hypercall in Hypercall::of(right.object, right.op) {
             let object = names::object(&sound.policy, right.object);
-            let by_request = if right.path.len() > 1 { " by asking" } else { "" };
+            let by_request = if right.path.len() > 1 { " through others" } else { "" };
             causes
                 .entry((*hypercall, right.subject))
                 .or_default()
@@ -241,7 +241,10 @@ fn services(sound: &Sound) -> Table {
         let held: Vec<&str> = body.held.iter().map(|held| held.kind.name()).collect();
         vec![
             item.name.value.clone(),
-            body.program.value.clone(),
+            match &body.program_hash {
+                Some(hash) => format!("{}, only of SHA-256 {}", body.program.value, hexadecimal(hash)),
+                None => body.program.value.clone(),
+            },
             body.priority.to_string(),
             format!("{share:.0} %: {budget} of {period} µs"),
             render_size(body.stack_pages.value),

@@ -8,6 +8,7 @@ use std::io::Read;
 use flate2::bufread::ZlibDecoder;
 use serde::de::{self, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
+use sha2::{Digest, Sha256};
 
 use super::image::Image;
 use super::verdict::{Component, Finding, Inventory, UnsafeUse, Verdict};
@@ -28,8 +29,11 @@ pub(super) fn check(image: &Image<'_>, verdict: &mut Verdict) {
         None => verdict.findings.push(Finding::notice("attached", "the image carries no SBOM")),
     }
     match image.unsafe_uses {
-        Some(section) => match inflated(section.bytes).and_then(|json| read_unsafe(&json)) {
-            Ok(uses) => verdict.inventory.unsafe_uses = Some(uses),
+        Some(section) => match inflated(section.bytes).and_then(|json| Ok((read_unsafe(&json)?, json))) {
+            Ok((uses, json)) => {
+                verdict.inventory.unsafe_uses = Some(uses);
+                verdict.inventory.unsafe_hash = Some(Sha256::digest(&json).into());
+            }
             Err(reason) => {
                 verdict.error("attached", format!("the inventory of `unsafe` cannot be read: {reason}"));
             }
@@ -178,6 +182,21 @@ struct Sbom {
 struct Listed {
     name: VisibleWord,
     version: VisibleWord,
+    #[serde(default)]
+    hashes: Vec<Checksum>,
+}
+
+#[derive(Deserialize)]
+struct Checksum {
+    alg: VisibleWord,
+    content: VisibleWord,
+}
+
+impl Listed {
+    fn component(self) -> Component {
+        let checksum = self.hashes.into_iter().find(|hash| hash.alg.0 == "SHA-256").map(|hash| hash.content.0);
+        Component { name: self.name.0, version: self.version.0, checksum }
+    }
 }
 
 fn read_sbom(bytes: &[u8]) -> Result<(String, Vec<Component>), String> {
@@ -186,9 +205,8 @@ fn read_sbom(bytes: &[u8]) -> Result<(String, Vec<Component>), String> {
         return Err("it has another format".into());
     }
     few(&sbom.components)?;
-    let read = |listed: Listed| Component { name: listed.name.0, version: listed.version.0 };
     let text = std::str::from_utf8(bytes).map_err(|error| error.to_string())?;
-    Ok((text.to_owned(), sbom.components.into_iter().map(read).collect()))
+    Ok((text.to_owned(), sbom.components.into_iter().map(Listed::component).collect()))
 }
 
 impl Inventory {

@@ -71,7 +71,7 @@ pub(super) fn check(image: &Image<'_>, findings: &mut Vec<Finding>) {
             virtual_address: load.address,
             physical_address: load.physical,
             memory_size: load.memory,
-            bytes: Cow::Borrowed(load.bytes),
+            bytes: Cow::Borrowed(&load.bytes),
         })
         .collect();
     let content = Content {

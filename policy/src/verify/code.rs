@@ -52,15 +52,15 @@ fn class(instruction: &Instruction) -> Option<Class> {
         M::Popf | M::Popfd | M::Popfq | M::Lfs | M::Lgs | M::Lss | M::Enclu => Some(Class::Faults),
         M::Monitor | M::Mwait | M::Monitorx | M::Mwaitx | M::Umonitor | M::Umwait | M::Tpause => Some(Class::Faults),
         M::Rdfsbase | M::Rdgsbase | M::Wrfsbase | M::Wrgsbase => Some(Class::Faults),
-        _ if instruction.is_privileged() || loads_segment(instruction) || is_far(instruction) => Some(Class::Faults),
+        _ if instruction.is_privileged() || moves_segment(instruction) || is_far(instruction) => Some(Class::Faults),
         _ => None,
     }
 }
 
-/// Returns `true` if the instruction writes a segment register.
-fn loads_segment(instruction: &Instruction) -> bool {
-    let to_segment = instruction.op0_register().is_segment_register();
-    to_segment && matches!(instruction.mnemonic(), Mnemonic::Mov | Mnemonic::Pop)
+/// Returns `true` if the instruction reads or writes a segment register.
+fn moves_segment(instruction: &Instruction) -> bool {
+    matches!(instruction.mnemonic(), Mnemonic::Mov | Mnemonic::Pop | Mnemonic::Push)
+        && special_register(instruction).is_some()
 }
 
 /// Returns the special register that an instruction moves.

@@ -55,13 +55,19 @@ impl Random {
     }
 }
 
+fn word(file: &[u8], at: usize) -> usize {
+    u64::from_le_bytes(file[at..at + 8].try_into().unwrap()) as usize
+}
+
 /// Returns the positions of the bytes outside segments, sections and the seal: headers, names of
 /// sections, gaps.
 fn structure(file: &[u8]) -> Vec<usize> {
     let image = accepted(file).expect("the image that nobody changed");
     let mut own = vec![false; file.len()];
-    for load in &image.loads {
-        own[load.offset as usize..load.offset as usize + load.bytes.len()].fill(true);
+    for (number, load) in image.loads.iter().enumerate() {
+        // The size in the file; the header of the note comes first.
+        let size = word(file, 64 + 56 * (number + 1) + 32);
+        own[load.offset as usize..][..size].fill(true);
     }
     for section in [image.seal, image.sbom, image.unsafe_uses].into_iter().flatten() {
         own[section.offset as usize..section.offset as usize + section.bytes.len()].fill(true);
@@ -156,12 +162,12 @@ fn varied(original: &[u8], random: &mut Random) -> Vec<u8> {
 /// something.
 fn damage(file: &mut Vec<u8>, random: &mut Random) {
     const VALUES: [u64; 12] = [0, 1, 4, 8, 24, 0xFFFF, 0x1000, 0x10_0000, 0x10_1000, 0x2000, u64::MAX, 1 << 32];
-    let (headers, sections) = (64 + 15 * 56, u64::from_le_bytes(file[40..48].try_into().unwrap()) as usize);
+    let (headers, sections, note) = (64 + 15 * 56, word(file, 40), word(file, 64 + 8));
     for _ in 0..random.below(4) {
         let at = match random.below(8) {
             0..5 => random.below(headers),
             5 => sections.min(file.len() - 1) + random.below(64),
-            6 => 4096 + random.below(40),
+            6 => note.min(file.len() - 40) + random.below(40),
             _ => random.below(file.len()),
         };
         let size = [1, 2, 4, 8][random.below(4)];
@@ -171,7 +177,7 @@ fn damage(file: &mut Vec<u8>, random: &mut Random) {
             1 => random.next(),
             _ => {
                 let from = random.below(headers) / 8 * 8;
-                u64::from_le_bytes(file[from..from + 8].try_into().unwrap())
+                word(file, from) as u64
             }
         };
         for (place, byte) in file.iter_mut().skip(at).zip(value.to_le_bytes()).take(size) {

@@ -1,5 +1,7 @@
 //! Reads the image as an ELF file, and checks which bytes a loader would put at which address.
 
+use std::borrow::Cow;
+
 use cloister_caps::abi::KERNEL_OFFSET;
 use object::elf;
 use object::read::elf::{FileHeader, ProgramHeader, SectionHeader};
@@ -25,7 +27,7 @@ const MAGIC: &[u8; 8] = b"CLOISTER";
 const PVH_NOTE: &[u8; 16] = b"\x04\0\0\0\x04\0\0\0\x12\0\0\0Xen\0";
 
 /// A segment that a loader copies to memory.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(super) struct Load<'a> {
     pub read: bool,
     pub write: bool,
@@ -34,7 +36,8 @@ pub(super) struct Load<'a> {
     pub address: u64,
     pub physical: u64,
     pub memory: u64,
-    pub bytes: &'a [u8],
+    /// What a loader puts there: the bytes of the file, and zeros up to the end of the last page.
+    pub bytes: Cow<'a, [u8]>,
 }
 
 impl Load<'_> {
@@ -106,7 +109,16 @@ impl<'a> Image<'a> {
             return Err(Unusable::OtherProgram(format!("has {count} program headers, and an image has few")));
         }
         let (mut loads, mut note) = (Vec::new(), None);
-        for segment in header.program_headers(endian, file).map_err(broken)? {
+        let segments = header.program_headers(endian, file).map_err(broken)?;
+        let mut stored = 0;
+        for segment in segments.iter().filter(|segment| segment.p_type(endian) == elf::PT_LOAD) {
+            let cut = |()| Unusable::Truncated(segment.p_vaddr(endian));
+            stored += segment.data(endian, file).map_err(cut)?.len();
+        }
+        if stored > file.len() {
+            return Err(Unusable::OtherProgram("has segments that share bytes of the file".into()));
+        }
+        for segment in segments {
             match segment.p_type(endian) {
                 elf::PT_LOAD => loads.push(load(segment, file)?),
                 elf::PT_NOTE if note.is_none() => note = Some(segment.p_offset(endian)),
@@ -157,7 +169,7 @@ impl<'a> Image<'a> {
             if !load.read {
                 error(format!("{at} is not readable"));
             }
-            if load.offset % PAGE != load.address % PAGE || load.physical % PAGE != load.address % PAGE {
+            if load.physical % PAGE != load.address % PAGE {
                 error(format!("{at} does not lie on its page"));
             }
             if load.physical.saturating_add(load.memory) > MAX_PHYSICAL {
@@ -301,11 +313,19 @@ fn pages(load: &Load<'_>) -> std::ops::Range<u64> {
     load.physical / PAGE * PAGE..end.saturating_add(PAGE - 1) / PAGE * PAGE
 }
 
+/// Reads a segment. What a loader fills with zeros is there too, up to the end of the last page that
+/// the file has bytes of.
 fn load<'a>(segment: &elf::ProgramHeader64<LittleEndian>, file: &'a [u8]) -> Result<Load<'a>, Unusable> {
     let endian = LittleEndian;
     let address = segment.p_vaddr(endian);
     let cut = || Unusable::Truncated(address);
     let flags = segment.p_flags(endian).0;
+    let stored = segment.data(endian, file).map_err(|()| cut())?;
+    let whole = stored.len().next_multiple_of(PAGE as usize);
+    let mut bytes = Cow::Borrowed(stored);
+    if bytes.len() < whole && whole as u64 <= segment.p_memsz(endian) {
+        bytes.to_mut().resize(whole, 0);
+    }
     let load = Load {
         read: flags & elf::PF_R.0 != 0,
         write: flags & elf::PF_W.0 != 0,
@@ -314,7 +334,7 @@ fn load<'a>(segment: &elf::ProgramHeader64<LittleEndian>, file: &'a [u8]) -> Res
         address,
         physical: segment.p_paddr(endian),
         memory: segment.p_memsz(endian),
-        bytes: segment.data(endian, file).map_err(|()| cut())?,
+        bytes,
     };
     let whole = load.bytes.len() as u64 <= load.memory
         && address.checked_add(load.memory).is_some()

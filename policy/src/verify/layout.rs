@@ -148,7 +148,7 @@ pub(super) fn programs<'a>(image: &'a Image<'a>, tables: &'a Tables<'a>, verdict
             }
             accounted[at] = true;
             check_load(name, segment, load, &mut verdict.findings);
-            hash.update(load.bytes);
+            hash.update(&load.bytes);
             part.add(load);
             loads.push(load);
         }

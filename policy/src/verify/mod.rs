@@ -11,11 +11,14 @@
 mod attached;
 mod canonical;
 mod code;
+mod configuration;
 mod derive;
 mod export;
 mod facts;
+mod hashes;
 mod image;
 mod layout;
+mod lock;
 mod render;
 mod symbols;
 mod text;
@@ -25,15 +28,19 @@ use cloister_caps::tables::{TableError, Tables};
 use sha2::{Digest, Sha256};
 
 use crate::checked::parse;
+use crate::guest_config;
 use crate::image_limits::{MAX_ERRORS, MAX_POLICY};
 use crate::printable::hexadecimal;
+use crate::release::hash_of;
 use image::Image;
 
 pub(crate) use export::table_facts;
 
-pub use crate::image_limits::MAX_IMAGE;
+pub use crate::image_limits::{MAX_IMAGE, MAX_LOCK};
+pub use hashes::{Hashes, KERNEL, hashes};
 pub use verdict::{
-    Against, Component, Finding, Hit, Inventory, ProgramSummary, Severity, Unaligned, UnsafeUse, Unusable, Verdict,
+    Against, Component, Finding, Hit, Inventory, ProgramSummary, Severity, Shown, Unaligned, UnsafeUse, Unusable,
+    Verdict,
 };
 
 /// Verifies an image.
@@ -56,6 +63,7 @@ pub fn verify(file: &[u8], against: &Against<'_>) -> Result<Verdict, Unusable> {
     };
     if complete {
         verdict.judge_hits(against)?;
+        verdict.compare(&image, against);
     } else {
         verdict.image_hash = Sha256::digest(file).into();
         verdict.findings.push(Finding::notice("verify", "the rest of the image was not checked"));
@@ -64,23 +72,11 @@ pub fn verify(file: &[u8], against: &Against<'_>) -> Result<Verdict, Unusable> {
     Ok(verdict)
 }
 
-/// Returns the SHA-256 of an image's tables, which its kernel computes and prints. Checks nothing
-/// else.
-///
-/// # Errors
-/// The file is not an image, or its tables are none that this verifier knows.
-pub fn tables_hash(file: &[u8]) -> Result<[u8; 32], Unusable> {
-    let image = Image::read(file, &mut Vec::new())?;
-    let bytes = image.tables().map(|load| load.bytes).unwrap_or_default();
-    let tables = Tables::parse(bytes).map_err(Unusable::OtherVersion)?;
-    Ok(Sha256::digest(tables.bytes()).into())
-}
-
 impl Verdict {
     /// Checks the tables, and the things that they describe. Returns `false` if a mistake left the
     /// rest unchecked.
     fn tables(&mut self, image: &Image<'_>, against: &Against<'_>) -> Result<bool, Unusable> {
-        let bytes = image.tables().map(|load| load.bytes).unwrap_or_default();
+        let bytes = image.tables().map(|load| &*load.bytes).unwrap_or_default();
         let tables = match Tables::parse(bytes) {
             Ok(tables) => tables,
             Err(error @ (TableError::Version(_) | TableError::NotTables)) => return Err(Unusable::OtherVersion(error)),
@@ -161,8 +157,9 @@ impl Verdict {
         for (service, elf) in against.symbols {
             symbols::check(image, tables, service, elf, &mut self.findings);
         }
-        let programs = read.into_iter().flat_map(|text| text.services.into_values());
-        let programs: Vec<String> = programs.map(|service| service.value.program).collect();
+        let services = read.map(|text| text.services).unwrap_or_default();
+        self.check_pins(&services);
+        let programs: Vec<String> = services.into_values().map(|service| service.value.program).collect();
         self.findings.extend(self.inventory.contradictions(&programs));
         let found = facts::of_tables(tables, false);
         self.facts = found.len();
@@ -170,6 +167,20 @@ impl Verdict {
         layout::data(image, tables, &embedded.data, &mut self.findings);
         if let Some(policy) = against.policy {
             self.check_against(tables, policy);
+        }
+    }
+
+    /// Compares the programs with the hashes that the policy pins them to.
+    fn check_pins(&mut self, services: &text::Entries<text::Service>) {
+        let hashes = self.hashes();
+        for (name, service) in services {
+            let Some(wanted) = &service.value.program_hash else { continue };
+            let found = hashes.program(name).map(|hash| hexadecimal(hash)).unwrap_or_default();
+            if found == *wanted {
+                self.shown.pinned.push(name.clone());
+            } else {
+                self.error("pin", format!("the policy pins the program of {name} to {wanted}; the image has {found}"));
+            }
         }
     }
 
@@ -199,6 +210,30 @@ impl Verdict {
                 self.findings
                     .push(Finding::error("policy", format!("no image can be made of the given policy: {reason}")));
             }
+        }
+    }
+
+    /// Compares the image with what else was given, and notes what that shows.
+    fn compare(&mut self, image: &Image<'_>, against: &Against<'_>) {
+        if let Some(release) = against.release {
+            let found = release.compare(&self.hashes());
+            self.shown.release = found.is_empty();
+            self.findings.extend(found);
+        }
+        if let Some(text) = against.lock {
+            let mut found = lock::compare(text, &self.inventory);
+            found.extend(against.release.and_then(|release| release.compare_lock(&hash_of(text.as_bytes()))));
+            self.shown.lock = found.is_empty();
+            self.findings.extend(found);
+        }
+        if let (Some(release), Some(text)) = (against.release, against.policy) {
+            self.findings.extend(release.compare_policy_file(&hash_of(text.as_bytes())));
+        }
+        if let Some(text) = against.configuration {
+            let mut found = guest_config::check(text, &configuration::needs(image, &self.policy));
+            self.shown.configuration = !found.iter().any(Finding::is_error);
+            found.extend(against.release.and_then(|release| release.compare_configuration(&hash_of(text.as_bytes()))));
+            self.findings.extend(found);
         }
     }
 

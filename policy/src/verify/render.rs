@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use serde_json::{Value, json};
 
-use super::verdict::{COUNTS, Finding, Severity, Unaligned, Verdict};
+use super::verdict::{COUNTS, Finding, Severity, Shown, Unaligned, Verdict};
 use crate::printable::{hexadecimal, printable};
 
 /// Returns a notice for each service with the instructions that only unaligned execution would
@@ -33,14 +33,63 @@ pub(super) fn unaligned(found: &[Unaligned]) -> Vec<Finding> {
         .collect()
 }
 
-/// The lists of what a verdict without errors shows, and of what it does not show.
-const HOLDS: &str = "verified: the form of the file, its tables, its rules and the bounds of its programs are those of the policy \
+/// What a verdict without errors shows by the file alone.
+const ALONE: &str = "the form of the file, its tables, its rules and the bounds of its programs are those of the policy \
     that it carries";
-const NOT_SHOWN: &str = "not shown: that the code of the kernel and of the services is the code that was reviewed; compare the \
-    hashes of the programs with those of the release";
 
-/// The same for programs.
-const NOT_SHOWN_JSON: [&str; 2] = ["code of the kernel", "code of the services"];
+impl Shown {
+    /// Returns a sentence for each thing that was shown.
+    fn shown(&self) -> Vec<String> {
+        let mut all = vec![ALONE.to_owned()];
+        if !self.pinned.is_empty() {
+            all.push(format!("the code of {} is what the policy pins", self.pinned.join(", ")));
+        }
+        for (shown, sentence) in [
+            (self.release, "each part of the image is the one that the manifest names"),
+            (self.lock, "the inventories list crates of the lock file, with its versions and checksums"),
+            (self.judged, "cargo-deny refuses no crate of the lock file by the given rules"),
+            (self.configuration, "the guest's configuration gives the image what it needs, and no other device"),
+        ] {
+            all.extend(shown.then(|| sentence.to_owned()));
+        }
+        all
+    }
+
+    /// Returns a sentence for the most important thing that was not shown.
+    fn not_shown(&self) -> String {
+        match (self.release, self.signed) {
+            (true, true) => "that the programs were compiled from the sources of the release; `cargo policy rebuild` \
+                compiles them again"
+                .to_owned(),
+            (true, false) => "who wrote the manifest; --key KEY checks its signature".to_owned(),
+            (false, _) if self.pinned.is_empty() => "that the code of the kernel and of the services is the code that \
+                was reviewed; --release FILE --key KEY compares them with a signed release"
+                .to_owned(),
+            (false, _) => "that the code of the kernel, and of each service that the policy does not pin, is the code \
+                that was reviewed; --release FILE --key KEY compares them with a signed release"
+                .to_owned(),
+        }
+    }
+
+    /// Returns the same for programs: what was shown, and what was not.
+    fn words(&self) -> [Vec<&'static str>; 2] {
+        let all = [
+            (true, "policy"),
+            (!self.pinned.is_empty(), "pinned programs"),
+            (self.release, "parts of the release"),
+            (self.signed, "signer of the release"),
+            (self.lock, "crates of the lock file"),
+            (self.judged, "rules for crates"),
+            (self.configuration, "configuration of the guest"),
+        ];
+        let not = match (self.release, self.signed) {
+            (true, true) => vec!["sources of the programs"],
+            (true, false) => vec!["author of the manifest"],
+            (false, _) => vec!["code of the kernel", "code of the services"],
+        };
+        [all.into_iter().filter_map(|(shown, word)| shown.then_some(word)).collect(), not]
+    }
+}
 
 impl Verdict {
     /// Returns the verdict as text for people.
@@ -90,7 +139,12 @@ fn write_text(verdict: &Verdict, out: &mut String) -> std::fmt::Result {
     }
     let errors = verdict.findings.iter().filter(|finding| finding.severity == Severity::Error).count();
     match errors {
-        0 => writeln!(out, "{HOLDS}\n{NOT_SHOWN}"),
+        0 => {
+            let shown = &verdict.shown;
+            shown.shown().iter().try_for_each(|sentence| writeln!(out, "shown: {sentence}"))?;
+            writeln!(out, "not shown: {}", shown.not_shown())?;
+            if shown.signed { writeln!(out, "verified: the release that the given key signed") } else { Ok(()) }
+        }
         1 => writeln!(out, "refused: 1 error"),
         _ => writeln!(out, "refused: {errors} errors"),
     }
@@ -134,9 +188,11 @@ fn json(verdict: &Verdict) -> Value {
         })
         .collect();
     let components: Vec<&str> = verdict.inventory.components.iter().map(|item| item.name.as_str()).collect();
+    let [shown, not_shown] = verdict.shown.words();
     json!({
         "holds": verdict.holds(),
-        "not-shown": NOT_SHOWN_JSON,
+        "shown": if verdict.holds() { shown } else { Vec::new() },
+        "not-shown": not_shown,
         "image-sha256": hexadecimal(&verdict.image_hash),
         "policy-sha256": hexadecimal(&verdict.policy_hash),
         "tables-sha256": hexadecimal(&verdict.tables_hash),

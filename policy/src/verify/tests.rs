@@ -30,7 +30,7 @@ fn found(bytes: &[u8], image: &Image<'_>, derived: &Derived) -> bool {
 /// Returns the bits of the tables that the comparison does not decide, by their positions.
 fn undecided(file: &[u8]) -> Vec<usize> {
     let image = Image::read(file, &mut Vec::new()).unwrap();
-    let bytes = image.tables().unwrap().bytes;
+    let bytes = &*image.tables().unwrap().bytes;
     let derived = derive(&text::read(include_str!("../../tests/good.toml")).unwrap(), true).unwrap();
     assert!(!found(bytes, &image, &derived));
     let length = u32::from_le_bytes(bytes[12..16].try_into().unwrap()) as usize;

@@ -20,6 +20,8 @@ pub(super) type Entries<T> = BTreeMap<String, At<T>>;
 #[derive(Clone, Debug)]
 pub(super) struct Service {
     pub program: String,
+    /// The hash that the program must have, in hexadecimal.
+    pub program_hash: Option<String>,
     pub priority: u64,
     pub budget_us: u64,
     pub period_us: u64,
@@ -239,7 +241,7 @@ fn range(ids: &str) -> Result<(u64, u64), String> {
 }
 
 fn service(table: &Table<'_>) -> Result<Service, String> {
-    table.only(&["program", "priority", "cpu", "stack", "restart", "console", "clock", "entropy", "power", "info"])?;
+    table.only(&[&["program", "program-sha256", "priority", "cpu", "stack", "restart"], &HELD[..]].concat())?;
     let (cpu, restart) = (table.get("cpu")?.table()?, table.get("restart")?.table()?);
     cpu.only(&["budget_us", "period_us"])?;
     restart.only(&["limit", "then"])?;
@@ -252,6 +254,7 @@ fn service(table: &Table<'_>) -> Result<Service, String> {
     }
     Ok(Service {
         program: table.get("program")?.text()?,
+        program_hash: table.find("program-sha256").map(|field| field.text()).transpose()?,
         priority: table.get("priority")?.number()?,
         budget_us: cpu.get("budget_us")?.number()?,
         period_us: cpu.get("period_us")?.number()?,

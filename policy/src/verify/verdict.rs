@@ -5,6 +5,7 @@ use std::fmt;
 use cloister_caps::tables::TableError;
 
 use crate::printable::printable;
+use crate::release::Release;
 
 /// The reason why a file cannot be verified.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -45,7 +46,8 @@ pub struct Finding {
     /// Its severity.
     pub severity: Severity,
     /// The part of the image that it is about: `elf`, `tables`, `policy`, `layout`, `data`, `code`,
-    /// `attached`, `seal`, `symbols` or `verify`.
+    /// `attached`, `seal`, `symbols`, `pin`, `release`, `lock`, `configuration`, `signature` or
+    /// `verify`.
     pub about: &'static str,
     /// The message.
     pub message: String,
@@ -58,12 +60,15 @@ impl Finding {
         self.severity == Severity::Error
     }
 
-    // A message may quote the file.
-    pub(super) fn error(about: &'static str, message: impl AsRef<str>) -> Self {
+    /// Makes an error. The message may quote a file.
+    #[must_use]
+    pub fn error(about: &'static str, message: impl AsRef<str>) -> Self {
         Finding { severity: Severity::Error, about, message: printable(message.as_ref()).into_owned() }
     }
 
-    pub(super) fn notice(about: &'static str, message: impl AsRef<str>) -> Self {
+    /// Makes a notice. The message may quote a file.
+    #[must_use]
+    pub fn notice(about: &'static str, message: impl AsRef<str>) -> Self {
         Finding { severity: Severity::Notice, about, message: printable(message.as_ref()).into_owned() }
     }
 }
@@ -131,6 +136,29 @@ pub struct Against<'a> {
     pub accept: &'a [String],
     /// The programs' own ELF files, with symbols, by the names of their services.
     pub symbols: &'a [(String, Vec<u8>)],
+    /// The manifest of the release that it must be.
+    pub release: Option<&'a Release>,
+    /// The lock file whose crates it must be made of: its text.
+    pub lock: Option<&'a str>,
+    /// The `xl` configuration of the guest that it is for: its text.
+    pub configuration: Option<&'a str>,
+}
+
+/// What a verdict without errors shows besides what follows from the image alone.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Shown {
+    /// The programs that the policy pins by hash.
+    pub pinned: Vec<String>,
+    /// Each part is that of a manifest.
+    pub release: bool,
+    /// The manifest is signed with a trusted key.
+    pub signed: bool,
+    /// The inventories list crates of a lock file.
+    pub lock: bool,
+    /// cargo-deny refuses no crate of the lock file.
+    pub judged: bool,
+    /// The guest's configuration fits the image.
+    pub configuration: bool,
 }
 
 /// The result of verifying an image.
@@ -155,6 +183,8 @@ pub struct Verdict {
     pub inventory: Inventory,
     /// The embedded policy.
     pub policy: String,
+    /// What else was compared.
+    pub shown: Shown,
 }
 
 impl Verdict {
@@ -176,10 +206,12 @@ impl Verdict {
             facts: 0,
             inventory: Inventory::default(),
             policy: String::new(),
+            shown: Shown::default(),
         }
     }
 
-    pub(super) fn error(&mut self, about: &'static str, message: impl AsRef<str>) {
+    /// Adds an error.
+    pub fn error(&mut self, about: &'static str, message: impl AsRef<str>) {
         self.findings.push(Finding::error(about, message));
     }
 
@@ -198,6 +230,8 @@ pub struct Inventory {
     pub components: Vec<Component>,
     /// `unsafe` in each crate of the image, if the image has the inventory.
     pub unsafe_uses: Option<Vec<UnsafeUse>>,
+    /// SHA-256 of that inventory's JSON.
+    pub unsafe_hash: Option<[u8; 32]>,
 }
 
 /// A component of the bill of materials: a crate.
@@ -207,6 +241,8 @@ pub struct Component {
     pub name: String,
     /// Its version.
     pub version: String,
+    /// SHA-256 of its package, if it comes from a registry.
+    pub checksum: Option<String>,
 }
 
 /// `unsafe` in the sources of a crate.

@@ -4,6 +4,7 @@
 #![allow(dead_code, reason = "each test program uses a part")]
 
 pub mod image;
+pub mod release;
 pub mod xen;
 
 /// A loadable segment.
@@ -220,9 +221,66 @@ pub fn physical(file: &[u8], address: u64, length: usize) -> Vec<u8> {
     memory[start..start + length].to_vec()
 }
 
-/// Returns the first position of these bytes in a file, from its second page on.
+/// Returns the first position of these bytes in a file, after its program headers.
 pub fn offset_of(file: &[u8], bytes: &[u8]) -> usize {
-    4096 + file[4096..].windows(bytes.len()).position(|window| window == bytes).expect("bytes of the file")
+    let end = headers_end(file);
+    end + file[end..].windows(bytes.len()).position(|window| window == bytes).expect("bytes of the file")
+}
+
+/// Returns the position after the program headers.
+pub fn headers_end(file: &[u8]) -> usize {
+    64 + usize::from(u16::from_le_bytes([file[56], file[57]])) * 56
+}
+
+/// Replaces `length` bytes of a file by others, and moves what all its headers say with them.
+pub fn replace(file: &mut Vec<u8>, at: usize, length: usize, bytes: &[u8]) {
+    file.splice(at..at + length, bytes.iter().copied());
+    let (end, count) = (headers_end(file), usize::from(u16::from_le_bytes([file[60], file[61]])));
+    let mut moved = |field: usize| {
+        let offset = u64::from_le_bytes(file[field..field + 8].try_into().unwrap());
+        let beyond = offset >= (at + length) as u64;
+        let offset = if beyond { offset + bytes.len() as u64 - length as u64 } else { offset };
+        file[field..field + 8].copy_from_slice(&offset.to_le_bytes());
+        offset as usize
+    };
+    let sections = moved(40);
+    for header in (64..end).step_by(56) {
+        moved(header + 8);
+    }
+    for header in (sections..sections + count * 64).step_by(64).skip(1) {
+        moved(header + 24);
+    }
+}
+
+/// Gives the segment at a physical address these bytes in the file.
+fn put_segment(file: &mut Vec<u8>, address: u64, bytes: &[u8]) {
+    let (_, all) = headers(file);
+    let index = all.iter().position(|header| header.kind == 1 && header.physical_address == address).unwrap();
+    replace(file, all[index].offset as usize, all[index].file_size as usize, bytes);
+    let field = 64 + index * 56 + 32;
+    file[field..field + 8].copy_from_slice(&(bytes.len() as u64).to_le_bytes());
+}
+
+/// Puts the zeros that end a segment's last page into the file, so that they can be changed.
+pub fn fill_up(file: &mut Vec<u8>, address: u64) {
+    let mut bytes = stored(file, address);
+    bytes.resize(bytes.len().next_multiple_of(4096), 0);
+    put_segment(file, address, &bytes);
+}
+
+/// Takes the words of zeros that end a segment's last page out of the file.
+pub fn cut_zeros(file: &mut Vec<u8>, address: u64) {
+    let mut bytes = stored(file, address);
+    while bytes.len() % 4096 != 8 && bytes.ends_with(&[0; 8]) {
+        bytes.truncate(bytes.len() - 8);
+    }
+    put_segment(file, address, &bytes);
+}
+
+fn stored(file: &[u8], address: u64) -> Vec<u8> {
+    let (_, all) = headers(file);
+    let header = all.iter().find(|header| header.kind == 1 && header.physical_address == address).unwrap();
+    file[header.offset as usize..(header.offset + header.file_size) as usize].to_vec()
 }
 
 /// Makes the seal of a file again, which is in its second section.

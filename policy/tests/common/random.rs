@@ -21,7 +21,7 @@ pub struct Shape {
     pub paths: Vec<(u8, u8, u8)>,
     /// First and last id, and `true` if it is pinned, where that is possible.
     pub domains: [(u8, u8, bool); 2],
-    /// Strict isolation, refused weaknesses.
+    /// Strict isolation; refused weaknesses, and whether service 1 has the daemon's ring and channel.
     pub image: (bool, u16),
 }
 
@@ -44,7 +44,7 @@ pub fn shape() -> impl Strategy<Value = Shape> {
     let grants = prop::collection::vec((any::<u8>(), any::<u8>(), 0u8..2, any::<bool>(), 1u8..4), 0..4);
     let paths = prop::collection::vec((any::<u8>(), 0u8..5, 1u8..8), 0..5);
     let domains = [(0u8..4, 0u8..4, any::<bool>()), (0u8..4, 0u8..4, any::<bool>())];
-    let image = (any::<bool>(), 0u16..8);
+    let image = (any::<bool>(), 0u16..32);
     (services, regions, queues, ports, grants, paths, domains, image).prop_map(
         |(services, regions, queues, ports, grants, paths, domains, image)| Shape {
             services,
@@ -96,6 +96,36 @@ fn some<'a>(words: &[&'a str], mask: u16) -> Vec<&'a str> {
     words.iter().enumerate().filter(|(bit, _)| mask & (1 << bit) != 0).map(|(_, word)| *word).collect()
 }
 
+/// Client, interface and server of a queue.
+type Ends = (usize, usize, usize);
+
+/// The programs that the catalogue describes: what each serves and asks.
+const PROGRAMS: [(&str, &[&str], &[&str]); 6] = [
+    ("cloister-netfront", &["net"], &["grants", "store"]),
+    ("cloister-tcpip", &["socket", "control"], &["net"]),
+    ("cloister-control", &[], &["store", "control"]),
+    ("cloister-http", &[], &["socket"]),
+    ("cloister-grant-manager", &["grants"], &[]),
+    ("cloister-xenstore", &["store"], &[]),
+];
+
+/// Returns a program for a service: often one of the catalogue that has its queue ends.
+fn program(service: usize, choice: usize, asks: &[Ends]) -> String {
+    let fits = |(_, serves, clients): &&(&str, &[&str], &[&str])| {
+        asks.iter().all(|(from, interface, to)| {
+            let name = INTERFACES[*interface];
+            (*from != service || clients.contains(&name)) && (*to != service || serves.contains(&name))
+        })
+    };
+    let known: Vec<_> = PROGRAMS.iter().filter(fits).collect();
+    match known.get(choice % known.len().max(1)) {
+        Some((name, ..)) if !choice.is_multiple_of(4) => (*name).to_owned(),
+        // A name of the catalogue with queue ends that the program has not is an unknown program.
+        _ if choice == 8 => "cloister-http".to_owned(),
+        _ => format!("program-{}", service % 2),
+    }
+}
+
 fn list(words: &[&str]) -> String {
     format!("{words:?}")
 }
@@ -114,21 +144,25 @@ impl Shape {
         if strict {
             out.push_str("isolation = \"strict\"\n");
         }
-        let refused = some(&["meltdown", "mds", "returns"], refused);
+        let refused = some(&["meltdown", "mds", "returns"], refused & 7);
         if !refused.is_empty() {
             let _ = writeln!(out, "refuse-weakness = {}", list(&refused));
         }
         let count = self.services.len();
+        let asks = self.queues(count, &service, &mut String::new());
         for (index, (priority, budget, held, limit, stop)) in self.services.iter().enumerate() {
             let then = if *stop { "stop-image" } else { "stop-service" };
             let _ = write!(
                 out,
-                "[services.{}]\nprogram = \"program-{}\"\npriority = {priority}\nstack = \"{}K\"\n\
+                "[services.{}]\nprogram = \"{}\"\npriority = {priority}\nstack = \"{}K\"\n\
                  cpu = {{ budget_us = {budget}000, period_us = 10000 }}\nrestart = {{ limit = {limit}, then = \"{then}\" }}\n",
                 service(index),
-                index % 2,
+                program(index, usize::from(held >> 10), &asks),
                 budget * 4,
             );
+            if *stop && *limit % 2 == 1 {
+                let _ = writeln!(out, "program-sha256 = \"{}\"", format!("{:02x}", index % 2).repeat(32));
+            }
             for (kind, (name, words)) in HELD.iter().enumerate() {
                 let words = some(words, held >> (kind * 2));
                 if !words.is_empty() {
@@ -138,7 +172,20 @@ impl Shape {
         }
         let mut used = [false; 2];
         self.regions(count, &service, &region, &mut out);
-        let asks = self.queues(count, &service, &mut out);
+        // Service 1 serves `store`, and may have the ring and the channel of the daemon.
+        if self.image.1 & 8 != 0 {
+            let _ =
+                write!(out, "[regions.ring]\nkind = \"xenstore-ring\"\nmap = {{ {} = \"read-write\" }}\n", service(1));
+        }
+        if self.image.1 & 16 != 0 {
+            let _ = write!(
+                out,
+                "[ports.{}]\nservice = \"{}\"\nkind = \"xenstore\"\nrights = [\"send\"]\n",
+                port(9),
+                service(1)
+            );
+        }
+        self.queues(count, &service, &mut out);
         for (index, (owner, peer, rights)) in self.ports.iter().enumerate() {
             used[usize::from(*peer)] = true;
             let rights = some(&["open", "send", "close"], u16::from(*rights));
@@ -195,23 +242,26 @@ impl Shape {
         }
     }
 
-    /// Adds the queues, and returns the clients of each interface. Only service 0 serves `grants`,
-    /// and only service 1 `store`.
-    fn queues(&self, count: usize, service: &impl Fn(usize) -> String, out: &mut String) -> Vec<(usize, usize)> {
-        let mut asks: Vec<(usize, usize)> = Vec::new();
+    /// Adds the queues, and returns client, interface and server of each. Only service 0 serves
+    /// `grants`, and only service 1 `store`.
+    fn queues(&self, count: usize, service: &impl Fn(usize) -> String, out: &mut String) -> Vec<Ends> {
+        let mut asks: Vec<Ends> = Vec::new();
         let mut served = std::collections::BTreeMap::new();
         for (client, server, interface, depth) in &self.queues {
             let (client, interface) = (usize::from(*client) % count, usize::from(*interface));
             let server = if interface < 2 { interface } else { usize::from(*server) % count };
             let clients: &mut usize = served.entry((server, interface)).or_default();
             // To smaller numbers only, so that requests form no circle; up to four clients.
-            if server >= client || *clients == 4 || asks.contains(&(client, interface)) {
+            if server >= client
+                || *clients == 4
+                || asks.iter().any(|(from, kind, _)| (*from, *kind) == (client, interface))
+            {
                 continue;
             }
             *clients += 1;
             // The name says nothing about the ends: in another policy it can be that of another queue.
             let number = asks.len();
-            asks.push((client, interface));
+            asks.push((client, interface, server));
             let (from, to, name) = (service(client), service(server), INTERFACES[interface]);
             let _ = write!(
                 out,
@@ -222,16 +272,22 @@ impl Shape {
         asks
     }
 
+    /// Returns `true` if the service maps the region: see [`regions`](Self::regions).
+    fn maps(&self, region: usize, service: usize) -> bool {
+        let how = &self.regions[region].2[..self.services.len().min(6)];
+        if how.iter().all(|how| *how >= 2) { service == 0 } else { how[service] < 2 }
+    }
+
     fn grants(
         &self,
-        asks: &[(usize, usize)],
+        asks: &[Ends],
         service: &impl Fn(usize) -> String,
         region: &impl Fn(usize) -> String,
         used: &mut [bool; 2],
         out: &mut String,
     ) {
         let clients: Vec<usize> =
-            asks.iter().filter(|(_, interface)| *interface == 0).map(|(client, _)| *client).collect();
+            asks.iter().filter(|(_, interface, _)| *interface == 0).map(|(client, ..)| *client).collect();
         let mut granted = Vec::new();
         for (of, client, peer, write, pages) in &self.grants {
             if clients.is_empty() || self.regions.is_empty() {
@@ -239,7 +295,8 @@ impl Shape {
             }
             let of = usize::from(*of) % self.regions.len();
             let (source, amount, _) = &self.regions[of];
-            if *source == 0 || granted.contains(&of) {
+            let client = clients[usize::from(*client) % clients.len()];
+            if *source == 0 || granted.contains(&of) || !self.maps(of, client) {
                 continue;
             }
             granted.push(of);
@@ -252,16 +309,16 @@ impl Shape {
                 region(of),
                 pages.min(amount),
                 service(0),
-                service(clients[usize::from(*client) % clients.len()])
+                service(client)
             );
         }
     }
 
     /// Adds the paths, and returns `true` if some service may read those below `device/vif/0`, and
     /// none may write them.
-    fn paths(&self, asks: &[(usize, usize)], service: &impl Fn(usize) -> String, out: &mut String) -> bool {
+    fn paths(&self, asks: &[Ends], service: &impl Fn(usize) -> String, out: &mut String) -> bool {
         let clients: Vec<usize> =
-            asks.iter().filter(|(_, interface)| *interface == 1).map(|(client, _)| *client).collect();
+            asks.iter().filter(|(_, interface, _)| *interface == 1).map(|(client, ..)| *client).collect();
         let mut entries = std::collections::BTreeMap::new();
         for (client, path, rights) in self.paths.iter().filter(|_| !clients.is_empty()) {
             let client = clients[usize::from(*client) % clients.len()];

@@ -58,14 +58,17 @@ impl File<'_> {
     /// (`elf_xen_parse_notes`, `elf_note_next`).
     fn notes(&self, start: u64, end: u64, entry: &mut Option<u64>) -> u64 {
         let (mut at, mut found) = (start, 0);
-        while at < end && end - at >= 12 && (end as usize) <= self.0.len() {
+        // A note that begins before the end counts, even if it ends after it.
+        while at < end && (at as usize) < self.0.len() {
             let (name, content, kind) = (self.number(at, 4), self.number(at + 4, 4), self.number(at + 8, 4));
-            let whole = |size: u64| (size + 3) & !3;
+            // Sizes have 32 bits there, and wrap.
+            let whole = |size: u64| (size + 3) & 0xFFFF_FFFC;
             let content_at = at + 12 + whole(name);
             if self.bytes(at + 12, 4) == Some(b"Xen\0") {
                 found += 1;
-                if kind == XEN_ELFNOTE_PHYS32_ENTRY && [1, 2, 4, 8].contains(&content) {
-                    *entry = Some(self.number(content_at, content));
+                if kind == XEN_ELFNOTE_PHYS32_ENTRY {
+                    let number = if [1, 2, 4, 8].contains(&content) { self.number(content_at, content) } else { 0 };
+                    *entry = Some(number & 0xFFFF_FFFF);
                 }
             }
             at = content_at + whole(content);
@@ -95,11 +98,17 @@ impl File<'_> {
     }
 }
 
-/// Loads a file; `None` if Xen would refuse it, or it takes more memory than a test has.
+/// Loads a file; `None` if Xen would refuse it, it takes more memory than a test has, or it names
+/// bytes that it does not have. Xen only logs the latter, and leaves zeros, or what was there.
 pub fn load(bytes: &[u8]) -> Option<Guest> {
     let file = File(bytes);
-    // `elf_is_elfbinary`, and 64 bits, of x86-64.
-    if !bytes.starts_with(b"\x7FELF") || file.number(4, 1) != 2 || file.number(18, 2) != 62 {
+    // `elf_is_elfbinary`, and 64 bits. Type and machine mean nothing for a PVH guest.
+    if !bytes.starts_with(b"\x7FELF") || file.number(4, 1) != 2 {
+        return None;
+    }
+    // `elf_init`: both tables end in the file.
+    let table_end = |at, size, count| file.number(at, 8).wrapping_add(file.number(size, 2) * file.number(count, 2));
+    if table_end(32, 54, 56) > bytes.len() as u64 || table_end(40, 58, 60) > bytes.len() as u64 {
         return None;
     }
     let (mut memory, mut range, mut total) = (Memory::new(), (u64::MAX, 0), 0_u64);
@@ -130,5 +139,9 @@ pub fn load(bytes: &[u8]) -> Option<Guest> {
             at += length;
         }
     }
-    Some(Guest { entry: file.entry(), memory, range })
+    // `elf_xen_addr_calc_check`.
+    let entry = file.entry();
+    let inside = entry.is_none_or(|entry| (range.0..=range.1).contains(&entry));
+    let small = range.1.checked_sub(range.0).is_some_and(|length| length <= MOST);
+    (inside && small).then_some(Guest { entry, memory, range })
 }

@@ -2,7 +2,7 @@
 //!
 //! Giving a holder one more or one less, and finding the one with the most, takes constant time.
 
-use alloc::vec::Vec;
+use crate::LazyVec;
 
 /// One row of three tables, each of which has another index.
 #[derive(Clone, Copy)]
@@ -20,29 +20,37 @@ struct Row {
 
 /// The counts of the holders below a bound, which are numbers. No count is larger than the bound.
 #[derive(Default)]
-pub struct Counts(Vec<Row>);
+pub struct Counts(LazyVec<Row>);
+
+impl Row {
+    /// Returns a row whose holder has nothing.
+    fn new(number: u16) -> Self {
+        Row { count: 0, position: number, holder: number, larger: 0 }
+    }
+}
 
 impl Counts {
     /// Creates the counts of `count` holders, at most 65,535. All are 0. Returns `None` if the
     /// heap has no room for them.
     #[must_use]
-    #[inline(never)] // Called once.
     pub fn new(count: usize) -> Option<Self> {
-        let mut rows = Vec::new();
-        rows.try_reserve_exact(count).ok()?;
-        let numbers = (0..u16::MAX).take(count);
-        rows.extend(numbers.map(|number| Row { count: 0, position: number, holder: number, larger: 0 }));
-        Some(Counts(rows))
+        LazyVec::new(count).map(Counts)
     }
 
     fn row(&mut self, index: u16) -> Option<&mut Row> {
-        self.0.get_mut(usize::from(index))
+        self.0.get_or_make(index, Row::new)
+    }
+
+    /// Returns the holder at `position` of the order.
+    fn holder(&self, position: u16) -> Option<u16> {
+        let exists = usize::from(position) < self.0.bound();
+        exists.then(|| self.0.get(position).map_or(position, |row| row.holder))
     }
 
     /// Returns the count of `holder`.
     #[must_use]
     pub fn of(&self, holder: u16) -> u16 {
-        self.0.get(usize::from(holder)).map_or(0, |row| row.count)
+        self.0.get(holder).map_or(0, |row| row.count)
     }
 
     /// Returns the largest count.
@@ -54,14 +62,13 @@ impl Counts {
     /// Returns a holder with the largest count.
     #[must_use]
     pub fn first(&self) -> Option<u16> {
-        self.0.first().map(|row| row.holder)
+        self.holder(0)
     }
 
     /// Returns a holder whose count is 0.
     #[must_use]
     pub fn unused(&self) -> Option<u16> {
-        let first = self.0.first()?.larger;
-        self.0.get(usize::from(first)).map(|row| row.holder)
+        self.holder(self.0.get(0).map_or(0, |row| row.larger))
     }
 
     /// Gives `holder` one more. A holder beyond the bound gets nothing, nor does one whose count is
@@ -91,7 +98,7 @@ impl Counts {
     /// Returns `false` if either does not exist.
     #[inline(never)] // Rarely called.
     fn put(&mut self, holder: u16, position: u16, count: u16) -> bool {
-        let Some(other) = self.0.get(usize::from(position)).map(|row| row.holder) else { return false };
+        let Some(other) = self.holder(position) else { return false };
         let Some(row) = self.row(holder) else { return false };
         row.count = count;
         let old = row.position;

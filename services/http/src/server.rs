@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use cloister_caps::abi::info;
-use cloister_collections::{Lists, Timers};
+use cloister_collections::{LazyVec, Lists, Timers};
 use cloister_interfaces::capability::{Clock, Console};
 use cloister_interfaces::socket::{ConnectionId, Layout, Reply, Request, Socket, SourceId};
 use cloister_interfaces::{Client, Instant, Memory, Notifications, Service, System};
@@ -53,10 +53,7 @@ pub struct Http<S, M> {
     shared_archive: &'static [u8],
     /// Peers may send to `/sink`.
     sink: bool,
-    /// The connections up to the highest index that was ever in use. There is room for
-    /// `max_connections`.
-    connections: Vec<Connection>,
-    max_connections: usize,
+    connections: LazyVec<Connection>,
     /// The connections that are ready to be served.
     ready: Vec<u16>,
     /// The connections that are idle, or whose request is not complete, the oldest first.
@@ -89,12 +86,12 @@ impl<S: System, M: Memory> Http<S, M> {
     /// `/sink`.
     pub fn new(caps: Caps<S, M>, sink: bool) -> Self {
         let layout = Layout::of(caps.stream_in.len(), caps.stream_out.len());
-        let mut connections = Vec::new();
+        let connections = LazyVec::new(layout.connections);
         let mut scratch = Vec::new();
         let mut ready = Vec::new();
         let (reclaimable, timers) = (Lists::new(layout.connections), Timers::new(layout.connections));
         let tally = Tally::new(layout.connections);
-        let room = connections.try_reserve_exact(layout.connections).is_ok()
+        let room = connections.is_some()
             && ready.try_reserve_exact(layout.connections).is_ok()
             && scratch.try_reserve_exact(Layout::SMALL_IN).is_ok()
             && reclaimable.is_some()
@@ -127,8 +124,7 @@ impl<S: System, M: Memory> Http<S, M> {
             site_bytes: caps.site,
             shared_archive: &[],
             sink,
-            connections,
-            max_connections: if room { layout.connections } else { 0 },
+            connections: connections.filter(|_| room).unwrap_or_default(),
             ready,
             reclaimable: reclaimable.unwrap_or_default(),
             timers: timers.unwrap_or_default(),
@@ -207,7 +203,7 @@ impl<S: System, M: Memory> Http<S, M> {
     /// Returns `true` if a connection is not ended for others.
     #[inline(never)] // Rarely called.
     fn is_spared(&self, index: u16) -> bool {
-        let standing = self.connections.get(usize::from(index)).map(Connection::standing);
+        let standing = self.connections.get(index).map(Connection::standing);
         standing.is_none_or(|standing| self.tally.is_spared(standing))
     }
 
@@ -215,23 +211,20 @@ impl<S: System, M: Memory> Http<S, M> {
     #[cold]
     fn forget_all(&mut self) {
         (self.idle_to_end, self.connections_needed) = (0, 0);
-        for index in 0..self.connections.len() as u16 {
-            if self.connections.get(usize::from(index)).is_some_and(Connection::in_use) {
+        for index in self.connections.numbers() {
+            if self.connections.get(index).is_some_and(Connection::in_use) {
                 self.change(index, Connection::forget);
                 self.reclaimable.remove(index);
             }
         }
-        self.listen_due = self.max_connections > 0;
+        self.listen_due = self.connections.bound() > 0;
     }
 
     /// Handles a new connection.
     #[inline]
     fn accept(&mut self, connection: ConnectionId, source: SourceId, now: Instant) {
-        let index = usize::from(connection.0);
-        if index >= self.connections.len() && index < self.max_connections {
-            self.connections.resize_with(index + 1, Connection::default);
-        }
-        let unused = self.connections.get(index).is_some_and(|connection| !connection.in_use());
+        let made = self.connections.get_or_make(connection.0, |_| Connection::default());
+        let unused = made.is_some_and(|connection| !connection.in_use());
         if unused {
             self.change(connection.0, |connection| connection.accept(source, now));
         } else {
@@ -241,7 +234,7 @@ impl<S: System, M: Memory> Http<S, M> {
 
     /// Changes a connection and marks it as ready.
     fn change<R>(&mut self, index: u16, act: impl FnOnce(&mut Connection) -> R) -> Option<R> {
-        let connection = self.connections.get_mut(usize::from(index))?;
+        let connection = self.connections.get_mut(index)?;
         let before = connection.standing();
         let result = act(connection);
         self.on_changed(index, before);
@@ -251,7 +244,7 @@ impl<S: System, M: Memory> Http<S, M> {
     /// Counts a connection that was `before`, and marks it as ready.
     #[inline(never)] // Not in every function that changes a connection.
     fn on_changed(&mut self, index: u16, before: Standing) {
-        let Some(connection) = self.connections.get_mut(usize::from(index)) else { return };
+        let Some(connection) = self.connections.get_mut(index) else { return };
         self.tally.update(before, connection.standing());
         if connection.set_ready() {
             self.ready.push(index);
@@ -337,7 +330,7 @@ impl<S: System, M: Memory> Http<S, M> {
     fn due(&self, list: usize, grace: Duration) -> Option<(u16, Instant)> {
         let mut oldest = self.reclaimable.iter(list).take(MAX_EXAMINED);
         oldest.find_map(|index| {
-            let connection = self.connections.get(usize::from(index))?;
+            let connection = self.connections.get(index)?;
             // It was served after its last change, so the list is up to date.
             let (_, since) = connection.reclaimable()?;
             (!self.is_spared(index)).then_some((index, since + grace))
@@ -353,8 +346,8 @@ impl<S: System, M: Memory> Http<S, M> {
     /// Returns the transfer that is farthest behind, of those that are not spared, and when it may
     /// be ended for others.
     fn slowest(&self) -> Option<(Instant, u16)> {
-        let transfers = self.connections.iter().zip(0..).filter(|(_, index)| !self.is_spared(*index));
-        transfers.filter_map(|(connection, index)| Some((connection.reclaimable_at()?, index))).min()
+        let transfers = self.connections.iter().filter(|(index, _)| !self.is_spared(*index));
+        transfers.filter_map(|(index, connection)| Some((connection.reclaimable_at()?, index))).min()
     }
 
     /// Asks the clock for the date, if it may have changed.
@@ -400,7 +393,7 @@ impl<S: System, M: Memory> Http<S, M> {
         let (mut more, mut kept) = (false, 0);
         for at in 0..self.ready.len() {
             let Some(index) = self.ready.get(at).copied() else { break };
-            let Some(connection) = self.connections.get_mut(usize::from(index)) else { continue };
+            let Some(connection) = self.connections.get_mut(index) else { continue };
             let before = connection.standing();
             let mut again = connection.pump(usize::from(index), &mut workspace);
             if connection.is_expired(now) {

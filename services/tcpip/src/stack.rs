@@ -230,6 +230,10 @@ impl<S: System, M: Memory> Stack<S, M> {
         let (Some(interface), Some(connection)) = (&mut self.interface, self.connections.get(id)) else { return };
         let stack = (&mut **interface, &mut self.device);
         if connection.receive(segment, opening, stack, (&self.stream_in, ring), now) == Received::Taken {
+            if opening.is_none() && matches!(connection.stage, Stage::HalfOpen { .. }) {
+                // It may be complete now, and then gives way to no SYN that follows in this pass.
+                self.connections.update_stage(id, now);
+            }
             self.connections.mark_ready(id);
         }
     }

@@ -2,6 +2,8 @@
 
 use alloc::vec::Vec;
 
+use cloister_collections::LazyVec;
+
 const END: u16 = u16::MAX;
 
 /// The peer's address and port, and our port: what identifies a connection.
@@ -44,7 +46,7 @@ pub struct Table {
     /// The first index of each chain, or `END`.
     chains: Vec<u16>,
     /// For each index, the next one of the same chain, and its key.
-    entries: Vec<(u16, Key)>,
+    entries: LazyVec<(u16, Key)>,
     factor: u64,
 }
 
@@ -55,10 +57,8 @@ impl Table {
         let chains = count.next_power_of_two();
         // Multiplying by a random odd number and keeping the highest bits is a universal hash
         // function (Dietzfelbinger and others, 1997).
-        let mut table = Table { chains: Vec::new(), entries: Vec::new(), factor: random | 1 };
-        table.chains.resize(chains, END);
-        table.entries.resize(count, (END, Key(0)));
-        table
+        let entries = LazyVec::new(count).unwrap_or_default();
+        Table { chains: alloc::vec![END; chains], entries, factor: random | 1 }
     }
 
     fn chain(&mut self, key: Key) -> Option<&mut u16> {
@@ -71,7 +71,7 @@ impl Table {
     pub fn find(&mut self, key: Key) -> Option<u16> {
         let mut index = *self.chain(key)?;
         loop {
-            let (next, other) = self.entries.get(usize::from(index))?;
+            let (next, other) = self.entries.get(index)?;
             if *other == key {
                 return Some(index);
             }
@@ -81,28 +81,27 @@ impl Table {
 
     /// Returns the key of an index that is in the table.
     pub fn key(&self, index: u16) -> Option<Key> {
-        self.entries.get(usize::from(index)).map(|(_, key)| *key)
+        self.entries.get(index).map(|(_, key)| *key)
     }
 
     /// Inserts an index that is not in the table.
     pub fn insert(&mut self, index: u16, key: Key) {
-        let Some(first) = self.chain(key) else { return };
-        let next = core::mem::replace(first, index);
-        if let Some(entry) = self.entries.get_mut(usize::from(index)) {
-            *entry = (next, key);
-        }
+        let Some(next) = self.chain(key).map(|first| *first) else { return };
+        let Some(entry) = self.entries.get_or_make(index, |_| (END, Key(0))) else { return };
+        *entry = (next, key);
+        self.chain(key).into_iter().for_each(|first| *first = index);
     }
 
     /// Removes an index, if it is in the table.
     pub fn remove(&mut self, index: u16) {
-        let Some((after, key)) = self.entries.get(usize::from(index)).copied() else { return };
+        let Some((after, key)) = self.entries.get(index).copied() else { return };
         let Some(first) = self.chain(key) else { return };
         if *first == index {
             *first = after;
             return;
         }
         let mut at = *first;
-        while let Some((next, _)) = self.entries.get_mut(usize::from(at)) {
+        while let Some((next, _)) = self.entries.get_mut(at) {
             if *next == index {
                 *next = after;
                 return;

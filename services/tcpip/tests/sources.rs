@@ -36,7 +36,12 @@ struct Shared {
 
 impl Shared {
     fn new() -> Self {
-        let mut bench = Bench::new(STATIC);
+        Self::with(ALL)
+    }
+
+    /// The same with another number of connections.
+    fn with(connections: usize) -> Self {
+        let mut bench = Bench::made(STATIC, 0, connections * 2048, connections * 4096, || ());
         bench.frame(&bench::arp(1, GATEWAY, bench::OURS));
         Shared { bench, holders: BTreeMap::new(), ended: Vec::new(), port: 1000, answers: true }
     }
@@ -63,9 +68,7 @@ impl Shared {
 
     /// Sends a SYN from a port that was not used before. Returns the port and the answer.
     fn syn(&mut self, host: Host) -> (u16, Option<Segment>) {
-        self.port += 1;
-        let syn = Segment { from: self.port, to: PORT, seq: 9, flags: SYN, window: 1000, ..Segment::default() };
-        let answers = self.bench.segment(host, &syn);
+        let answers = self.bench.segment(host, &syn(&mut self.port));
         (self.port, answers.into_iter().find(|answer| answer.to == self.port))
     }
 
@@ -215,6 +218,113 @@ fn a_flood_of_syns_of_one_address_delays_nobody_else() {
             flood(&mut shared);
             assert!(shared.complete(far(2), port, &answer), "full: {full}, by {flooder:?}");
         }
+    }
+}
+
+fn syn(port: &mut u16) -> Segment {
+    *port += 1;
+    Segment { from: *port, to: PORT, seq: 9, flags: SYN, window: 1000, ..Segment::default() }
+}
+
+/// Delivers `inner` of `host` between two SYNs of another address, before the service runs again.
+fn among_syns(shared: &mut Shared, flooder: Host, host: Host, inner: &Segment) -> Vec<Segment> {
+    for (of, segment) in [(flooder, &syn(&mut shared.port)), (host, inner), (flooder, &syn(&mut shared.port))] {
+        shared.bench.deliver(&segment.frame(of.mac, of.address));
+    }
+    bench::segments(shared.bench.run())
+}
+
+/// Handshakes beside the SYNs of an address that holds many connections.
+#[derive(Clone, Copy, Debug)]
+struct Handshakes {
+    /// The number of all connections, and of those that the address holds.
+    all: usize,
+    held: usize,
+    /// The number of other addresses, which make a handshake each, all at once.
+    others: u16,
+    /// They have a connection each.
+    known: bool,
+    /// The address has done nothing for so long that it may replace its own.
+    rested: bool,
+}
+
+impl Handshakes {
+    /// Asserts that all handshakes succeed: SYNs come before, between and together with each
+    /// segment.
+    fn succeed(self) {
+        let (mut shared, heavy) = (Shared::with(self.all), far(1));
+        if self.known {
+            assert!((0..self.others).all(|number| shared.open(far(50 + number))), "{self:?}");
+        }
+        (0..self.held).for_each(|_| {
+            shared.open(heavy);
+        });
+        shared.bench.pass(if self.rested { 4000 } else { 1 });
+        let flood = |shared: &mut Shared| (0..70).for_each(|_| drop(shared.syn(heavy)));
+        flood(&mut shared);
+        let mut handshakes = Vec::new();
+        for number in 0..self.others {
+            let (host, first) = (far(50 + number), syn(&mut shared.port));
+            let answers = among_syns(&mut shared, heavy, host, &first);
+            let answer = answers.into_iter().find(|answer| answer.to == first.from && answer.flags == SYN | ACK);
+            let ack = answer.unwrap_or_else(|| panic!("SYN {number} has no answer: {self:?}")).seq.wrapping_add(1);
+            handshakes.push((host, Segment { seq: 10, ack, flags: ACK, ..first }));
+        }
+        flood(&mut shared);
+        for (host, last) in handshakes {
+            among_syns(&mut shared, heavy, host, &last);
+            let from = |reply: &Reply| matches!(reply, Reply::Accepted { port, .. } if *port == last.from);
+            assert!(shared.bench.replies.iter().any(from), "{host:?} is not accepted: {self:?}");
+            shared.answer();
+        }
+    }
+}
+
+#[test]
+fn syns_of_an_address_delay_nobody_who_holds_less_whatever_it_holds() {
+    for (all, kept) in [(16, 2), (ALL, KEPT)] {
+        for (held, rested) in (0..=all - kept).flat_map(|held| [(held, false), (held, true)]) {
+            for others in 1..=kept as u16 {
+                if usize::from(others) <= kept / 2 {
+                    Handshakes { all, held, others, known: false, rested }.succeed();
+                }
+                if held > 1 {
+                    Handshakes { all, held, others, known: true, rested }.succeed();
+                }
+            }
+        }
+    }
+}
+
+/// Half-open connections of strangers are in the places that are kept for them.
+#[test]
+fn strangers_that_complete_no_handshake_take_no_place_of_an_address_with_many_connections() {
+    for strangers in 1..=KEPT as u16 {
+        let (mut shared, heavy) = (Shared::new(), far(1));
+        assert!((0..ALL - KEPT - 1).all(|_| shared.open(heavy)));
+        assert!((0..strangers).all(|number| shared.syn(far(50 + number)).1.is_some()));
+        assert!(shared.open(heavy), "beside {strangers}");
+    }
+}
+
+/// A handshake that is complete is no longer half open, even before the service has looked at it.
+#[test]
+fn a_complete_handshake_gives_way_to_no_syn() {
+    for full in [true, false] {
+        let mut shared = Shared::new();
+        while full && shared.open(far(1)) {}
+        let first = syn(&mut shared.port);
+        let answer = shared.bench.segment(far(2), &first).pop().expect("it is answered");
+        let last = Segment { seq: 10, ack: answer.seq.wrapping_add(1), flags: ACK, ..first };
+        shared.bench.deliver(&last.frame(GATEWAY.mac, far(2).address));
+        let data = Segment { data: b"hello".to_vec(), ..last };
+        shared.bench.deliver(&data.frame(GATEWAY.mac, far(2).address));
+        for number in 0..100 {
+            let forged = syn(&mut shared.port);
+            shared.bench.deliver(&forged.frame(GATEWAY.mac, far(1000 + number).address));
+        }
+        shared.bench.run();
+        assert!(shared.bench.replies.iter().any(|reply| matches!(reply, Reply::Received { length: 5, .. })), "{full}");
     }
 }
 

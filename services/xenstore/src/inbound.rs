@@ -115,3 +115,89 @@ impl Inbound {
         Progress::Message(header)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cloister_sim::SharedMemory;
+
+    /// The offsets of the daemon's stream and of its producer's index (`xs_wire.h`).
+    const STREAM: usize = 1024;
+    const PRODUCED: usize = 2060;
+
+    struct Stream {
+        memory: SharedMemory,
+        ring: Ring<SharedMemory>,
+        inbound: Inbound,
+    }
+
+    impl Stream {
+        fn new() -> Stream {
+            let memory = SharedMemory::new(4096);
+            Stream { ring: Ring::new(memory.clone()), memory, inbound: Inbound::new() }
+        }
+
+        /// Lets the daemon write so many bytes at a time. Returns the messages that come out.
+        fn feed(&mut self, bytes: &[u8], at_once: usize) -> Vec<(u32, Vec<u8>)> {
+            let mut messages = Vec::new();
+            for part in bytes.chunks(at_once) {
+                let mut at = self.memory.load(PRODUCED);
+                for byte in part {
+                    self.memory.write(STREAM + at as usize % 1024, &[*byte]);
+                    at += 1;
+                }
+                self.memory.store(PRODUCED, at);
+                loop {
+                    match self.inbound.step(&mut self.ring).expect("no violation") {
+                        Progress::Empty => break,
+                        Progress::Partial => {}
+                        Progress::Message(header) => {
+                            let payload = self.inbound.payload(&header).expect("a short payload");
+                            messages.push((header.request, payload.to_vec()));
+                        }
+                    }
+                }
+            }
+            messages
+        }
+    }
+
+    fn message(kind: u32, request: u32, transaction: u32, payload: &[u8]) -> Vec<u8> {
+        let header = Header { kind, request, transaction, length: payload.len() as u32 };
+        [&header.encode()[..], payload].concat()
+    }
+
+    #[test]
+    fn messages_come_in_pieces_of_any_length() {
+        let bytes = [message(2, 7, 0, b"one"), message(11, 8, 0, b""), message(2, 9, 0, &[b'x'; 200])].concat();
+        for at_once in [1, 2, 15, 16, 17, 300] {
+            let expected = vec![(7, b"one".to_vec()), (8, Vec::new()), (9, vec![b'x'; 200])];
+            assert_eq!(Stream::new().feed(&bytes, at_once), expected, "{at_once}");
+        }
+    }
+
+    /// What looks like the answer, but for one field, is none: it may be the data of another.
+    #[test]
+    fn everything_before_the_answer_that_is_sought_is_skipped() {
+        let (read, error, write) = (2, 16, 11);
+        let long = Header { kind: read, request: 7, transaction: 0, length: MAX_PAYLOAD + 1 }.encode().to_vec();
+        let near = [message(write, 7, 0, b""), message(read, 6, 0, b""), message(read, 7, 1, b""), long];
+        for kind in [read, error] {
+            for before in near.iter().chain([&b"rubbish".to_vec(), &Vec::new()]) {
+                let mut stream = Stream::new();
+                stream.inbound.skip_to_answer(7);
+                let bytes = [before, &message(kind, 7, 0, b"12")[..], &message(write, 8, 3, b"")].concat();
+                assert_eq!(stream.feed(&bytes, 300), [(7, b"12".to_vec()), (8, Vec::new())], "{kind} after {before:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_longest_message_can_be_the_answer_that_is_sought() {
+        let mut stream = Stream::new();
+        stream.inbound.skip_to_answer(7);
+        let header = Header { kind: 2, request: 7, transaction: 0, length: MAX_PAYLOAD };
+        assert!(stream.feed(&header.encode(), 16).is_empty());
+        assert_eq!((stream.inbound.current, stream.inbound.sought), (Some(header), None));
+    }
+}

@@ -185,6 +185,16 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_star_is_one_decimal_number_of_up_to_ten_digits() {
+        for number in ["0", "7", "10", "4294967295", "9999999999"] {
+            assert!(is_decimal(number.as_bytes()), "{number}");
+        }
+        for other in ["", "00", "07", "-1", "1a", "a", "12345678901"] {
+            assert!(!is_decimal(other.as_bytes()), "{other}");
+        }
+    }
+
+    #[test]
     fn malformed_paths() {
         for good in ["device/vif/0", "/local/domain/0", "a", "/a", "a-b_c@d"] {
             assert!(is_well_formed(good), "{good}");

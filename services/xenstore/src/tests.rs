@@ -1,5 +1,6 @@
 //! The service against the simulated daemon, and against a hostile one.
 
+mod passes;
 mod pins;
 
 use cloister_caps::{Operation, Slot, Status};
@@ -232,6 +233,8 @@ fn a_client_cannot_use_up_the_others_watches() {
     assert_eq!(world.ask(1, Action::Watch(path("device/vif/0"), 4)), Err(StoreError::Quota));
     assert_eq!(world.ask(1, Action::Watch(path("device/vif/0"), 3)), Err(StoreError::Other));
     assert_eq!(world.ask(0, Action::Watch(path("control"), 0)), Ok(vec![]));
+    assert_eq!(world.ask(1, Action::Unwatch(path("device/vif/0"), 0)), Ok(vec![]));
+    assert_eq!(world.ask(1, Action::Watch(path("device/vif/0"), 4)), Ok(vec![]), "it has room again");
 }
 
 #[test]
@@ -288,6 +291,15 @@ fn a_transaction_is_not_kept_open_for_ever() {
     assert_eq!(world.ask(0, Action::Commit), Err(StoreError::Again));
     assert_eq!(world.daemon.get("/local/domain/7/control/x"), None);
     assert_eq!(world.ask(0, Action::Begin), Ok(vec![]));
+    // A client may give the lost one up, or begin another without a word about it.
+    for _ in 0..2 {
+        world.pass(10);
+        world.settle();
+        assert_eq!(world.ask(0, Action::Begin), Ok(vec![]));
+    }
+    world.pass(10);
+    world.settle();
+    assert_eq!((world.ask(0, Action::Abort), world.ask(0, Action::Commit)), (Ok(vec![]), Err(StoreError::Other)));
 }
 
 #[test]
@@ -412,6 +424,7 @@ fn a_daemon_that_does_not_tell_the_own_id_at_first_is_asked_again() {
     let mut world = World::new(0, 8);
     world.daemon.errors.push_back("EIO");
     world.settle();
+    assert_eq!(world.service.deadline(), Some(Instant(world.service_now() + 1_000_000_000)));
     let absolute = || read("/local/domain/7/device/vif/0/mac");
     assert_eq!(world.ask(1, absolute()), Err(StoreError::Policy));
     assert!(world.ask(1, read("device/vif/0/mac")).is_ok());

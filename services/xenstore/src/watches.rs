@@ -82,3 +82,29 @@ impl Watches {
         self.entries.iter_mut().take(self.used).flatten()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_watch_is_found_by_its_client_path_and_token_together() {
+        let path = |text: &str| Path::from(text).expect("a short path");
+        let mut watches = Watches::new();
+        let all = || (0..2).flat_map(|client| [("a", 1), ("a", 2)].map(|(at, token)| (ClientIndex(client), at, token)));
+        let mut added = Vec::new();
+        for (client, at, token) in all() {
+            assert_eq!(watches.find(client, &path(at), token), None);
+            added.push(watches.add(client, path(at), token).expect("room"));
+        }
+        for ((client, at, token), index) in all().zip(added.clone()) {
+            assert_eq!(watches.find(client, &path(at), token), Some(index));
+        }
+        for (client, at, token) in [(0, "b", 1), (0, "a", 3), (2, "a", 1)] {
+            assert_eq!(watches.find(ClientIndex(client), &path(at), token), None);
+        }
+        watches.remove(added[1]);
+        assert_eq!(watches.find(ClientIndex(0), &path("a"), 2), None);
+        assert_eq!(watches.add(ClientIndex(1), path("b"), 9), Some(added[1]), "its place is free");
+    }
+}

@@ -57,8 +57,11 @@ const LOAD_PROGRAMS: [&str; 7] = [
 ];
 /// Their packages (Python comes with the Xen tools).
 const LOAD_PACKAGES: [&str; 6] = ["wrk", "apache2-utils", "httperf", "siege", "ethtool", "iproute2"];
-/// The program that makes slow clients, from the package of the same name.
-const SLOW_CLIENTS: &str = "slowhttptest";
+/// Programs that make slow clients, record what passes an interface, and connect a client with an
+/// address of its own that is further away.
+const SLOW_PROGRAMS: [&str; 4] = ["/usr/bin/slowhttptest", "/usr/bin/tcpdump", "/usr/sbin/ip", "/usr/sbin/tc"];
+/// Their packages.
+const SLOW_PACKAGES: [&str; 3] = ["slowhttptest", "tcpdump", "iproute2"];
 /// Libraries that are opened by name at run time: `pthread_cancel` in libxl wants libgcc.
 const OPENED_LATER: [&str; 1] = ["libgcc_s.so.1"];
 const FOLDERS: [&str; 5] = ["etc/xen/scripts", "host", "var/lib/xen/dump", "var/lib/xenstored", "var/log/xen"];
@@ -77,7 +80,7 @@ pub enum Dom0 {
     Plain,
     /// Also make load, and measure it.
     Load,
-    /// Also act as many slow clients.
+    /// Also act as many slow clients, and as one of another address, and record what they send.
     SlowClients,
 }
 
@@ -91,7 +94,7 @@ pub fn ensure(
     match kind {
         Dom0::Plain => {}
         Dom0::Load => packages::ensure_also(&LOAD_PACKAGES, progress)?,
-        Dom0::SlowClients => packages::ensure_also(&[SLOW_CLIENTS], progress)?,
+        Dom0::SlowClients => packages::ensure_also(&SLOW_PACKAGES, progress)?,
     }
     let path = cache.join(format!("dom0-{}.cpio.gz", key(installed, kind)));
     if !path.is_file() {
@@ -122,13 +125,17 @@ fn build(installed: &Installed, kind: Dom0) -> Result<Vec<u8>, BedError> {
     }
     let mut programs: Vec<PathBuf> = XEN_PROGRAMS.iter().map(|name| xen.join("bin").join(name)).collect();
     programs.extend(PROGRAMS.iter().map(PathBuf::from));
-    if kind == Dom0::SlowClients {
-        programs.push(Path::new("/usr/bin").join(SLOW_CLIENTS));
-    }
     let mut modules = MODULES.to_vec();
     // A console log on the host costs dom0 a wait for QEMU, during which an instruction clock
     // jumps.
     let mut console = "/host/console";
+    if kind == Dom0::SlowClients {
+        programs.extend(SLOW_PROGRAMS.iter().map(PathBuf::from));
+        modules.extend(["veth", "sch_netem"]);
+        console = "/run/console";
+        // tcpdump looks up the user that it runs as.
+        tree.file("etc/passwd", 0o644, "root:x:0:0:root:/root:/bin/sh\n");
+    }
     if kind == Dom0::Load {
         programs.extend(LOAD_PROGRAMS.iter().map(PathBuf::from));
         modules.extend(LOAD_MODULES);

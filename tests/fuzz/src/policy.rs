@@ -3,6 +3,8 @@
 
 use arbitrary::Arbitrary;
 use cloister_caps::tables::Tables;
+use cloister_policy::guest_config::{self, Needs};
+use cloister_policy::release::Release;
 use cloister_policy::verify::{Against, verify};
 use cloister_policy::{About, ShowFormat, Sound, analyse_text, diff, facts_of_policy, format, is_plain, parse};
 
@@ -16,6 +18,12 @@ const TEXTS: [&str; 7] = [
     "",
     include_str!("../../guests/strict.toml"),
     include_str!("../../guests/refusing.toml"),
+];
+
+/// Files beside an image: a manifest, and a guest's configuration.
+const BESIDE: [&str; 2] = [
+    "format = 1\n[image]\nsha256 = \"0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef\"\n[programs]\nkernel = \"\"\n",
+    "type = \"pvh\"\nkernel = \"/cloister.elf\"\nmemory = 16\nvcpus = 1\nvif = [ \"bridge=xenbr0\" ]\ncmdline = \"ip=dhcp\"\n",
 ];
 
 /// The file that is changed.
@@ -62,7 +70,11 @@ impl World for Text {
     type Step = Edit;
 
     fn new(setup: Setup, _: &Trace) -> Self {
-        Text(TEXTS[usize::from(setup.file) % TEXTS.len()].lines().map(str::to_string).collect())
+        let file = match setup.file {
+            254.. => BESIDE[usize::from(setup.file) - 254],
+            number => TEXTS[usize::from(number) % TEXTS.len()],
+        };
+        Text(file.lines().map(str::to_string).collect())
     }
 
     fn step(&mut self, edit: Edit) {
@@ -119,6 +131,14 @@ impl World for Text {
     /// same in its canonical form.
     fn honest(self) {
         let text = self.0.join("\n");
+        if let Ok(release) = Release::parse(&text) {
+            assert_eq!(Release::parse(&release.text()), Ok(release), "a manifest is not read back");
+        }
+        let needs =
+            Needs { bytes: 1 << 20, domains: vec![(0, 0)], module: true, command_line: true, grants: 268, channels: 6 };
+        for finding in guest_config::check(&text, &needs) {
+            assert!(finding.message.chars().all(is_plain), "{finding}");
+        }
         if let Ok(sound) = analyse_text("the policy", &text) {
             let again = analyse_text("the policy", sound.canonical()).expect("the canonical form is a policy");
             assert_eq!(again.hash(), sound.hash(), "the canonical form says something else");

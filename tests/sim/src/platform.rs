@@ -6,6 +6,7 @@ use cloister_caps::tables::{Access, GrantRule, PortPeer, PortRule, Tables};
 use cloister_caps::{DomId, DomainSetId, EvtchnPort, GrantRef, ServiceId};
 use cloister_kernel_core::Platform;
 use cloister_kernel_core::placement::{Placements, RegionFrame};
+use cloister_kernel_core::refusal::Refusal;
 
 use crate::hypervisor::events::XENSTORE_PORT;
 
@@ -53,8 +54,10 @@ pub struct CheckingPlatform<'t> {
     pub random: Option<[u64; 2]>,
     /// `true` if no port can be opened.
     pub refuses_ports: bool,
-    /// The lines of the kernel.
+    /// The lines of the kernel, those of refusals included.
     pub log: Vec<String>,
+    /// The refusals.
+    pub refusals: Vec<Refusal<'t>>,
     /// The text of the services.
     pub text: Vec<(ServiceId, Vec<u8>)>,
     /// The services whose unfinished text was discarded.
@@ -94,6 +97,7 @@ impl<'t> CheckingPlatform<'t> {
             random: Some([3, 4]),
             refuses_ports: false,
             log: Vec::new(),
+            refusals: Vec::new(),
             text: Vec::new(),
             discarded: Vec::new(),
             granted: BTreeMap::new(),
@@ -154,6 +158,12 @@ impl Platform for CheckingPlatform<'_> {
         let line = line.to_string();
         assert!(line.len() < 1000, "{line}");
         self.log.push(line);
+    }
+    fn log_refusal(&mut self, refusal: &Refusal<'_>) {
+        let Refusal { service, call, slot, operation, arguments, capability, status, .. } = *refusal;
+        let tables = self.tables;
+        self.refusals.push(Refusal { tables, service, call, slot, operation, arguments, capability, status });
+        self.log(format_args!("{refusal}"));
     }
     fn open_port(&mut self, peer: DomId) -> Option<EvtchnPort> {
         let allowed = |port: PortRule| matches!(port.peer, PortPeer::Domains(set) if self.allows(set, peer));

@@ -21,6 +21,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use cloister_bed::{Clock, Config};
+use cloister_policy::hexadecimal;
 
 use crate::image::{self, DEFAULT_POLICY, Extra};
 use crate::stages::Stages;
@@ -99,7 +100,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let mut run = Run {
         command: command_line(),
         commit: commit(),
-        policy: image.hash.clone(),
+        policy: hexadecimal(&image.release.hashes.policy),
         versions: cloister_bed::packages::ensure(&mut |text| stages.begin(text))?.fingerprint(),
         ..Run::default()
     };

@@ -167,6 +167,31 @@ fn a_frame_number_that_no_address_can_have_is_refused() {
 }
 
 #[test]
+fn only_boot_data_and_constants_of_one_kind_share_a_frame() {
+    use Owner::*;
+    let boot_data = [StartInfo, ModuleList, MemoryMap, CommandLine];
+    let others = [Kernel, Tables, Programs, ImageData, LocalApic, Module, XenStorePage, ConsolePage, SharedPages];
+    let all = || boot_data.into_iter().chain(others);
+    for one in all() {
+        for other in all() {
+            let mut claims = Claims::default();
+            claims.claim(one, frames(5, 7)).unwrap();
+            let both = boot_data.contains(&one) && boot_data.contains(&other);
+            let constants = one == other && [Programs, ImageData].contains(&one);
+            assert_eq!(claims.claim(other, frames(6, 8)).is_ok(), both || constants, "{one} and {other}");
+        }
+    }
+}
+
+#[test]
+fn the_last_frame_below_4_gib_can_be_claimed() {
+    let mut claims = Claims::default();
+    let mut claim = |frame| claims.claim(Owner::ConsolePage, frames(frame, frame + 1)).map(|claimed| claimed.first());
+    assert_eq!(claim(0xF_FFFF), Ok(Gfn(0xF_FFFF)));
+    assert!(matches!(claim(0x10_0000), Err(ClaimError::TooHigh(_))));
+}
+
+#[test]
 fn a_page_in_ram_is_not_given_out() {
     let pages = SpecialPages { xenstore: Some(Gfn(0x1000)), console: Some(Gfn(0x1001)) };
     let memory = Guest { pages, ..Guest::usual() }.divide().unwrap();

@@ -215,6 +215,15 @@ mod tests {
     }
 
     #[test]
+    fn lines_go_past_the_end_of_the_memory() {
+        let mut backlog = Backlog::new();
+        for number in 0..2 * CAPACITY / 100 {
+            assert!(backlog.push(Account::KERNEL, format_args!("{number:>101}")));
+            assert_eq!(all(&mut backlog, usize::MAX), format!("{number:>101}\r\n"));
+        }
+    }
+
+    #[test]
     fn services_cannot_use_the_room_of_others_or_of_the_kernel() {
         let mut backlog = Backlog::new();
         backlog.share_among(MAX_SERVICES);
@@ -236,6 +245,11 @@ mod tests {
         backlog.share_among(1);
         assert_eq!(fill(&mut backlog, Account::text(id(0)), 95), (CAPACITY - KERNEL_ROOM - OWN_ROOM) / 100);
         assert_eq!(fill(&mut backlog, Account::refusals(id(0)), 95), OWN_ROOM / 100);
+    }
+
+    #[test]
+    fn the_rooms_have_the_sizes_that_the_decision_gives_them() {
+        assert_eq!((CAPACITY, KERNEL_ROOM, OWN_ROOM), (16_384, 4_096, 320));
     }
 
     #[test]

@@ -69,3 +69,15 @@ impl CapEntry {
 /// Holds the capability entries of one service. The last is empty: every number from `MAX_SLOTS` on
 /// names it.
 pub(super) type Slots = Clamped<CapEntry, { MAX_SLOTS + 1 }>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_beyond_the_last_slot_names_an_empty_one() {
+        let mut slots = Slots::new([CapEntry::EMPTY; _]);
+        slots.get_mut(63).rights = Rights::all();
+        assert!([64, 65, u64::MAX].iter().all(|slot| slots.get(*slot).rights.is_empty()));
+    }
+}

@@ -21,3 +21,17 @@ pub(super) struct Channel {
     /// The service and bit that an event notifies.
     pub(super) target: NotifyTarget,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_reference_has_a_bit_and_a_larger_number_none() {
+        let mut references = References::new([0; _]);
+        // The last reference of all, in the last of 64 words.
+        *references.get_mut(4095 / 64) |= 1 << 63;
+        assert!([62, 64, u64::MAX].iter().all(|word| *references.get(*word) == 0));
+        assert_eq!(size_of_val(&references), 65 * 8);
+    }
+}

@@ -4,7 +4,7 @@ use cloister_caps::ServiceId;
 
 use super::Kernel;
 use crate::accounting::{Accounting, Costs};
-use crate::schedule::{Next, State};
+use crate::schedule::{Alarm, Next, State};
 
 impl Kernel<'_> {
     /// Begins to charge the processor's time at `now`, on a machine where interrupts have these
@@ -13,10 +13,15 @@ impl Kernel<'_> {
         self.accounting = Accounting::new(costs, now);
     }
 
-    /// Chooses the service that runs at `now`.
+    /// Chooses the service that runs at `now`. If there is none, the deadline is also the time to
+    /// try again to end the grants of stopped services.
     #[inline]
     pub fn next(&mut self, now: u64) -> Next {
-        self.scheduler.next(now)
+        let mut next = self.scheduler.next(now);
+        if next.service.is_none() {
+            next.deadline = next.deadline.earlier(Alarm { at: self.retry_at, owner: None });
+        }
+        next
     }
 
     /// Returns the time to set the timer to for the next choice, or `None` if it fires early enough

@@ -162,7 +162,18 @@ fn processors_of_intel() {
     let old = Chip { capabilities: Some(0xE1EB), ..ALDER_LAKE };
     assert_eq!(old.standard().exposures.of(Weakness::Rfds), Exposure::Vulnerable);
     let mended = Chip { capabilities: Some(0x081E_E1EB | 1 << 27), ..ALDER_LAKE };
-    assert_eq!(mended.standard().exposures.of(Weakness::Rfds), Exposure::NotAffected);
+    let exposures = mended.standard().exposures;
+    assert_eq!([Weakness::Rfds, Weakness::Bhi].map(|weakness| exposures.of(weakness)), [Exposure::NotAffected; 2]);
+}
+
+/// Each bit is the only one that the decision hangs on.
+#[test]
+fn single_bits_decide() {
+    // Without transactions there is nothing to abort, whatever the processor says about TAA.
+    let without_rtm = Chip { leaf7: [0, 0x029C_67BB, 0, 0x9C00_0600], ..SKYLAKE };
+    assert_eq!(without_rtm.standard().exposures.of(Weakness::Taa), Exposure::NotAffected);
+    let without_smep = Chip { leaf7: [0, 0xD39F_FF7B, 0, 0xBC00_0400], ..CASCADE_LAKE };
+    assert_eq!(without_smep.standard().exposures.of(Weakness::Returns), Exposure::Vulnerable);
 }
 
 #[test]
@@ -199,6 +210,8 @@ fn controls_are_switched_on_where_they_are_announced() {
         (OTHER, none),
         // Without IBRS in CPUID the register does not exist, whatever the capabilities say.
         (Chip { leaf7: [0, 0, 0, 1 << 29], ..CASCADE_LAKE }, none),
+        // It is there, and not the enhanced one.
+        (Chip { leaf7: [0, 0, 0, 1 << 29 | 1 << 26], capabilities: Some(0), ..SKYLAKE }, none),
     ] {
         assert_eq!(chip.standard().controls, controls, "{:#x}", chip.signature);
     }
@@ -310,4 +323,33 @@ mod any {
             }
         }
     }
+}
+
+/// Processors with Goldmont, Tremont or Gracemont cores, by Intel's list of affected processors.
+#[test]
+fn every_model_with_rfds_is_affected() {
+    let signatures = [
+        0x506C0, 0x506F0, 0x706A0, 0x80660, 0x806A0, 0x90660, 0x90670, 0x906A0, 0x906C0, 0xB0670, 0xB06A0, 0xB06E0,
+        0xB06F0,
+    ];
+    let refused = Weaknesses::NONE.with(Weakness::Rfds);
+    for signature in signatures {
+        let chip = Chip { signature, ..ALDER_LAKE };
+        let text = chip.standard().exposures.to_string();
+        assert!(text.contains("rfds=verw"), "{signature:#x}: {text}");
+        assert!(chip.standard().barriers.verw, "{signature:#x}");
+        let old = Chip { capabilities: Some(0xE1EB), ..chip };
+        assert!(old.decide(Isolation::Standard, refused).is_err(), "{signature:#x} without the microcode boots");
+    }
+    assert!(SAPPHIRE_RAPIDS.decide(Isolation::Standard, refused).is_ok());
+}
+
+/// A hypervisor announces the remedy to a guest that may run on, or move to, an affected host,
+/// whatever model the guest sees.
+#[test]
+fn who_announces_the_remedy_for_rfds_is_affected() {
+    let moved = Chip { capabilities: Some(0x1000_E1EB), ..SAPPHIRE_RAPIDS };
+    assert!(moved.standard().barriers.verw);
+    let denied = Chip { capabilities: Some(0x1800_E1EB), ..SAPPHIRE_RAPIDS };
+    assert!(!denied.standard().barriers.verw, "it denies the weakness itself");
 }

@@ -184,6 +184,17 @@ fn dropped_lines_are_counted_for_each_service() {
 }
 
 #[test]
+fn the_count_of_the_kernels_lines_comes_by_itself_once_there_is_room() {
+    let mut console = Console::new();
+    (0..300).for_each(|number| console.log.add_line(format_args!("{number:>60}")));
+    console.take(0, 10);
+    console.take(0, 10);
+    let lines = console.lines(0);
+    let (last, printed) = lines.split_last().unwrap();
+    assert_eq!(last, &format!("cloister: [{} lines dropped]", 300 - printed.len()));
+}
+
+#[test]
 fn a_count_comes_by_itself_once_there_is_room_and_credit() {
     let mut console = Console::new();
     console.write("http", &"x\n".repeat(250), 0);
@@ -298,7 +309,9 @@ struct Books {
 
 fn flush(console: &mut Console, daemon: &mut Daemon, now: u64) {
     let room = room(daemon.produced, daemon.consumed) as usize;
+    let before = console.taken.len();
     let count = console.take(now, room);
+    assert_eq!(count, console.taken.len() - before);
     assert!(count <= room);
     daemon.produced = daemon.produced.wrapping_add(count as u32);
 }

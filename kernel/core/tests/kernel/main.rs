@@ -2,11 +2,13 @@
 #![forbid(unsafe_code)]
 
 mod authority;
+mod charges;
 mod clearing;
 mod console;
 mod events;
 mod faults;
 mod grants;
+mod limits;
 mod machine;
 mod noninterference;
 mod pins;

@@ -9,6 +9,7 @@ use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 
 use crate::machine::{Bench, pinned, tables};
+use crate::noninterference::islands::islands;
 
 fn pin(bench: &mut Bench, domain: u64) -> Status {
     bench.status("xenstore", "netback", Operation::DomainPin, [domain, 0, 0, 0])
@@ -74,6 +75,24 @@ fn another_domain_is_pinned_only_when_nothing_is_shared_with_the_first() {
     assert_eq!(bench.status("grant-manager", "rx-pages", Operation::GrantIssue, [0, 5, 77, 0]), Status::Done);
     assert_eq!(pin(&mut bench, 6), Status::InUse);
     assert_eq!((end(&mut bench, "rx-pages", 0), pin(&mut bench, 6)), (Status::Done, Status::Done));
+}
+
+/// The references of the rules follow each other, so a page too many would be another set's.
+#[test]
+fn what_is_shared_under_one_set_does_not_hold_the_pin_of_another() {
+    let mut bench = Bench::of(islands(0));
+    let pin = |bench: &mut Bench, island: u8, domain| {
+        bench.status(&format!("store-{island}"), &format!("peer-{island}"), Operation::DomainPin, [domain, 0, 0, 0])
+    };
+    for (island, other) in [(0, 1), (1, 0)] {
+        assert_eq!([pin(&mut bench, island, 1), pin(&mut bench, other, 1)], [Status::Done; 2]);
+        let (manager, rule) = (format!("manager-{island}"), format!("pages-of-{island}"));
+        assert_eq!(bench.status(&manager, &rule, Operation::GrantIssue, [0, 1, 0, 2]), Status::Done);
+        assert_eq!([pin(&mut bench, other, 2), pin(&mut bench, island, 2)], [Status::Done, Status::InUse]);
+        for page in 0..3 {
+            assert_eq!(bench.status(&manager, &rule, Operation::GrantEnd, [page, 0, 0, 0]), Status::Done);
+        }
+    }
 }
 
 #[test]

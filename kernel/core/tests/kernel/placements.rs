@@ -63,6 +63,31 @@ fn each_region_has_the_placement_and_length_of_its_kind() {
 }
 
 #[test]
+fn a_region_has_its_pages_and_no_others() {
+    for (_, placements, index) in placed(ram(64)).unwrap() {
+        let (placement, frames) = (placements[index], placements[index].frames());
+        for page in 0..placement.pages() {
+            assert_eq!(placement.page(page).map(|frame| frame.gfn().0), Some(frames.start + page));
+        }
+        assert!(
+            [placement.pages(), placement.pages() + 1, u64::MAX].iter().all(|page| placement.page(*page).is_none())
+        );
+    }
+}
+
+#[test]
+fn a_shortened_region_ends_with_its_last_page_or_its_content() {
+    let module = placed(ram(64)).unwrap().into_iter().find(|(region, ..)| region.kind == RegionKind::Module);
+    let (_, placements, index) = module.unwrap();
+    let short = |count| {
+        let short = placements[index].shortened(count);
+        (short.frames().start, short.pages(), short.length())
+    };
+    let page = PAGE_SIZE as u64;
+    assert_eq!([0, 1, 2, 3].map(short), [(0x200, 0, 0), (0x200, 1, page), (0x200, 2, 5_000), (0x200, 2, 5_000)]);
+}
+
+#[test]
 fn shares_are_by_weight_and_within_their_limits() {
     let ram = ram(64);
     let all = placed(ram).unwrap();

@@ -69,6 +69,7 @@ fn a_stopped_service_keeps_no_channel() {
     let netfront = bench.service("netfront");
     assert_eq!(bench.machine.discarded, [netfront]);
     assert_eq!(bench.kernel.take_answer(netfront, 0), None);
+    assert!(!bench.kernel.has_revocations(u64::MAX - 1), "nothing is left to end");
 }
 
 /// The toolstack has made the channel, so it stays open at Xen; but nothing is notified any more.
@@ -114,6 +115,7 @@ fn a_stopped_grant_manager_leaves_granted_what_the_peer_uses_and_nothing_else() 
     bench.machine.in_use.remove(&used[0]);
     bench.kernel.retry_revocations(&mut bench.machine);
     assert_eq!(bench.machine.granted.keys().copied().collect::<Vec<_>>(), used[1..]);
+    assert_eq!(bench.machine.log.len(), 1, "a page is still in use");
     assert!(!bench.kernel.has_revocations(retry + RETRY - 1) && bench.kernel.has_revocations(retry + RETRY));
     bench.machine.in_use.clear();
     bench.kernel.retry_revocations(&mut bench.machine);
@@ -199,4 +201,23 @@ proptest! {
             }
         }
     }
+}
+
+/// All other services wait for events. Nothing wakes the image when it is time to try again.
+#[test]
+fn an_image_that_sleeps_wakes_to_try_again() {
+    let mut bench = Bench::new(&stopping(0));
+    assert_eq!(bench.status("grant-manager", "ring-pages", Operation::GrantIssue, [0, 3, 0, 1]), Status::Done);
+    let used: Vec<u32> = bench.machine.granted.keys().copied().take(1).collect();
+    bench.machine.in_use.extend(used);
+    assert_eq!(bench.fault("grant-manager"), FaultAction::StopService);
+    for service in ["control", "http", "netfront", "tcpip", "xenstore"] {
+        bench.wait(service, u64::MAX);
+        let id = bench.service(service);
+        let _ = bench.kernel.take_answer(id, 0);
+        bench.wait(service, u64::MAX);
+    }
+    let next = bench.kernel.next(bench.machine.time);
+    assert_eq!(next.service, None);
+    assert!(next.time() <= bench.machine.time + RETRY, "{next:?}");
 }

@@ -11,10 +11,11 @@ mod admission;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::num::NonZeroU16;
+use core::ops::Range;
 use core::time::Duration;
 
 use arrayvec::ArrayVec;
-use cloister_collections::{Lists, Timers};
+use cloister_collections::{LazyVec, Lists, Timers};
 use cloister_interfaces::Instant;
 use cloister_interfaces::rules::ClientIndex;
 use cloister_interfaces::socket::{ConnectionId, Layout};
@@ -52,9 +53,30 @@ const DELIVERED_LIST: usize = 1;
 /// Those that their applications have closed.
 const CLOSING_LIST: usize = 2;
 
+/// Connections without a peer. The one that was used last is used next, and after those the ones
+/// that never were.
+struct Idle {
+    used: Vec<ConnectionId>,
+    unused: Range<u16>,
+}
+
+impl Idle {
+    fn new(numbers: Range<u16>) -> Self {
+        Idle { used: Vec::with_capacity(numbers.len()), unused: numbers }
+    }
+
+    fn len(&self) -> usize {
+        self.used.len() + self.unused.len()
+    }
+
+    fn pop(&mut self) -> Option<ConnectionId> {
+        self.used.pop().or_else(|| self.unused.next().map(ConnectionId))
+    }
+}
+
 /// All connections.
 pub struct Connections {
-    connections: Vec<Connection>,
+    connections: LazyVec<Connection>,
     table: Table,
     /// The sources that hold open or closing connections.
     sources: Sources,
@@ -62,9 +84,8 @@ pub struct Connections {
     reserve: usize,
     /// Connections in TIME-WAIT that have no socket any more.
     pub time_wait: TimeWait,
-    /// Connections without a peer, with large buffers and with small ones. The one that was used
-    /// last is used next.
-    idle: [Vec<ConnectionId>; 2],
+    /// Connections without a peer, with large buffers and with small ones.
+    idle: [Idle; 2],
     lists: Lists<3>,
     timers: Timers,
     ready: VecDeque<ConnectionId>,
@@ -85,12 +106,12 @@ impl Connections {
         let count = buffers.connections;
         let (large, small) = (0..count.min(layout.large) as u16, layout.large as u16..count as u16);
         Connections {
-            connections: (0..count).map(|_| Connection::unused()).collect(),
+            connections: LazyVec::new(count).unwrap_or_default(),
             table: Table::new(count, random),
             sources: Sources::new(count, random),
             reserve: (count / 16).clamp((count / 8).min(2), MAX_RESERVE),
             time_wait: TimeWait::new(count / CONNECTIONS_PER_TIME_WAIT, random),
-            idle: [large.rev().map(ConnectionId).collect(), small.rev().map(ConnectionId).collect()],
+            idle: [Idle::new(large), Idle::new(small)],
             lists: Lists::new(count).unwrap_or_default(),
             timers: Timers::new(count).unwrap_or_default(),
             ready: VecDeque::with_capacity(count),
@@ -102,14 +123,14 @@ impl Connections {
         }
     }
 
-    /// Returns the connection `id`.
+    /// Returns the connection `id`, if it was ever used.
     pub fn get(&mut self, id: ConnectionId) -> Option<&mut Connection> {
-        self.connections.get_mut(usize::from(id.0))
+        self.connections.get_mut(id.0)
     }
 
-    /// Returns the ids of all connections.
+    /// Returns the ids of all connections that were ever used.
     fn ids(&self) -> impl Iterator<Item = ConnectionId> + use<> {
-        (0..self.connections.len() as u16).map(ConnectionId)
+        self.connections.numbers().map(ConnectionId)
     }
 
     /// Returns the first connection of a list.
@@ -121,7 +142,7 @@ impl Connections {
     pub fn has_connections(&self, client: ClientIndex) -> bool {
         self.connections
             .iter()
-            .filter_map(|connection| connection.stream.as_ref())
+            .filter_map(|(_, connection)| connection.stream.as_ref())
             .any(|stream| stream.client == client)
     }
 
@@ -133,7 +154,7 @@ impl Connections {
     /// Returns how many connections can still be opened, with those that are kept free. Half-open
     /// and delivered ones count, because they make room.
     fn all_free(&self) -> usize {
-        self.idle.iter().map(Vec::len).sum::<usize>() + self.lists.len(DELIVERED_LIST) + self.lists.len(HALF_OPEN_LIST)
+        self.idle.iter().map(Idle::len).sum::<usize>() + self.lists.len(DELIVERED_LIST) + self.lists.len(HALF_OPEN_LIST)
     }
 
     /// Returns how many connections any source can still open.
@@ -143,7 +164,7 @@ impl Connections {
 
     /// Returns the number of free connections below which applications are notified of pressure.
     pub fn low_mark(&self) -> usize {
-        (self.connections.len() / 4).min(MAX_LOW_MARK).saturating_sub(self.reserve).max(1)
+        (self.connections.bound() / 4).min(MAX_LOW_MARK).saturating_sub(self.reserve).max(1)
     }
 
     /// Returns `true` if `client` listens to any port.
@@ -245,7 +266,8 @@ impl Connections {
                 continue;
             };
             let large = usize::from(id.0) < self.layout.large;
-            if self.connections.get(usize::from(id.0)).is_some_and(|connection| connection.set.is_some()) {
+            let connection = self.connections.get_or_make(id.0, |_| Connection::unused())?;
+            if connection.set.is_some() {
                 return Some(id);
             }
             // If the heap is smaller than the policy's proportion promises, the index is in no list
@@ -259,7 +281,6 @@ impl Connections {
             socket.set_keep_alive(Some(KEEP_ALIVE));
             let mut set = SocketSet::new(Vec::with_capacity(1));
             let handle = set.add(socket);
-            let connection = self.get(id)?;
             (connection.set, connection.handle) = (Some(set), handle);
             return Some(id);
         }
@@ -320,7 +341,7 @@ impl Connections {
         }
         if connection.stream.is_none() {
             let [first, second] = &mut self.idle;
-            if large { first.push(id) } else { second.push(id) }
+            if large { first.used.push(id) } else { second.used.push(id) }
         }
     }
 
@@ -414,7 +435,7 @@ impl Connections {
 
     /// Puts a connection in the queue of ready ones.
     pub fn mark_ready(&mut self, id: ConnectionId) {
-        if let Some(connection) = self.connections.get_mut(usize::from(id.0))
+        if let Some(connection) = self.connections.get_mut(id.0)
             && !core::mem::replace(&mut connection.ready, true)
         {
             self.ready.push_back(id);

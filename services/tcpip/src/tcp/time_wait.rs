@@ -4,9 +4,9 @@
 //! New connections get their sockets. Otherwise all large buffers of a server that closes first
 //! would wait.
 
-use alloc::vec::Vec;
 use core::time::Duration;
 
+use cloister_collections::LazyVec;
 use cloister_interfaces::Instant;
 
 use crate::segment::Segment;
@@ -92,33 +92,33 @@ pub const BYTES: usize = size_of::<Entry>() + 20;
 /// oldest.
 pub struct TimeWait {
     table: Table,
-    entries: Vec<Entry>,
+    entries: LazyVec<Entry>,
     next: u16,
 }
 
 impl TimeWait {
     /// Creates room for `count` connections. `random` is secret.
     pub fn new(count: usize, random: u64) -> Self {
-        let none = Entry { until: Instant::START, end: StreamEnds { ours: 0, peers: 0 }, quiet_until: Instant::START };
-        TimeWait { table: Table::new(count, random), entries: alloc::vec![none; count], next: 0 }
+        TimeWait { table: Table::new(count, random), entries: LazyVec::new(count).unwrap_or_default(), next: 0 }
     }
 
     /// Adds a connection that is not in the table.
     pub fn insert(&mut self, key: Key, end: StreamEnds, quiet_until: Instant, now: Instant) {
         let index = self.next;
-        let Some(entry) = self.entries.get_mut(usize::from(index)) else { return };
+        let none = Entry { until: Instant::START, end, quiet_until };
+        let Some(entry) = self.entries.get_or_make(index, |_| none) else { return };
         if entry.until > Instant::START {
             self.table.remove(index);
         }
         *entry = Entry { until: now + WAIT, end, quiet_until };
         self.table.insert(index, key);
-        self.next = if usize::from(index) + 1 < self.entries.len() { index + 1 } else { 0 };
+        self.next = if usize::from(index) + 1 < self.entries.bound() { index + 1 } else { 0 };
     }
 
     /// Decides how `segment` is answered. Returns `None` if its connection is not in TIME-WAIT.
     pub fn lookup(&mut self, segment: &Segment, now: Instant) -> Option<Answer> {
         let index = self.table.find(segment.key)?;
-        let Entry { until, end, quiet_until } = self.entries.get_mut(usize::from(index))?;
+        let Entry { until, end, quiet_until } = self.entries.get_mut(index)?;
         let answer = (now < *until).then(|| end.answer(segment, quiet_until, now));
         if matches!(answer, None | Some(Answer::Renew(_))) {
             self.forget(index);
@@ -128,15 +128,15 @@ impl TimeWait {
 
     fn forget(&mut self, index: u16) {
         self.table.remove(index);
-        if let Some(entry) = self.entries.get_mut(usize::from(index)) {
+        if let Some(entry) = self.entries.get_mut(index) {
             entry.until = Instant::START;
         }
     }
 
     /// Removes all connections, because our address has changed.
     pub fn clear(&mut self) {
-        for index in 0..self.entries.len() as u16 {
-            if self.entries.get(usize::from(index)).is_some_and(|entry| entry.until > Instant::START) {
+        for index in self.entries.numbers() {
+            if self.entries.get(index).is_some_and(|entry| entry.until > Instant::START) {
                 self.forget(index);
             }
         }

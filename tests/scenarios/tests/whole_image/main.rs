@@ -4,6 +4,7 @@
 mod back_end;
 mod ending;
 mod intruder;
+mod play;
 mod restart;
 
 use cloister_scenarios::dhcp::Dhcp;

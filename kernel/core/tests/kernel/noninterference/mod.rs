@@ -16,6 +16,7 @@
 //! the registers that no trap frame holds, which `tests/guests/storm.toml` checks on real Xen.
 
 mod flows;
+pub mod islands;
 #[path = "../../../../../policy/tests/common/random.rs"]
 #[expect(dead_code, reason = "the tests of the policy crate use the rest")]
 mod random_policies;
@@ -44,7 +45,8 @@ fn shipped() -> Tables<'static> {
     tables(&with("restart = { limit = 0,", "restart = { limit = 400,"))
 }
 
-/// Returns the policies that are tried: the one that ships again and again, and random ones.
+/// Returns the policies that are tried: the one that ships and that of two islands again and again,
+/// and random ones.
 fn policies(random: &mut Random) -> Vec<Tables<'static>> {
     let bytes: [u8; 32] = std::array::from_fn(|_| random.word() as u8);
     let mut runner = TestRunner::new_with_rng(Config::default(), TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
@@ -61,6 +63,9 @@ fn policies(random: &mut Random) -> Vec<Tables<'static>> {
     }
     let shipped = shipped();
     all.extend(std::iter::repeat_n(shipped, POLICIES / 3));
+    for limit in [0, 400] {
+        all.extend(std::iter::repeat_n(islands::islands(limit), POLICIES / 6));
+    }
     all
 }
 
@@ -122,6 +127,20 @@ fn the_flows_of_the_shipped_policy_are_the_expected_ones() {
     assert_eq!(to("control").len(), 5);
     // All services are connected, by queues of some others.
     assert_eq!(learn("http", Relays::Acting).len(), 5);
+}
+
+#[test]
+fn nothing_flows_from_one_island_to_the_other() {
+    let tables = islands::islands(0);
+    let island = |service| tables.service_name(service).as_bytes().last().copied();
+    let sources = sources(&tables);
+    assert_eq!(sources.len(), 12, "each service, whatever the others do");
+    for (source, relays) in sources {
+        let flows = Flows::from(&tables, source, relays);
+        let others = tables.services().ids().filter(|service| island(*service) != island(source));
+        assert!(others.eq(flows.observers().filter(|service| island(*service) != island(source))));
+        assert!(flows.observers().all(|service| relays == Relays::Silent || island(service) != island(source)));
+    }
 }
 
 #[test]

@@ -17,6 +17,9 @@ use crate::machine::{Bench, XENSTORE};
 /// The time between two steps, in ns.
 const STEP: u64 = 100_000;
 
+/// Refused calls of a service that come at once.
+const FLOOD: usize = 100;
+
 /// Two runs that differ in the secret of one service.
 pub struct Case {
     pub tables: Tables<'static>,
@@ -103,6 +106,8 @@ enum Turn {
     Use(u32, bool),
     /// Xen refuses ports, or has them again.
     Refuse(bool),
+    /// The kernel tries again to end the grants of stopped services, if it has any to end.
+    Retry,
 }
 
 impl Turn {
@@ -116,6 +121,7 @@ impl Turn {
                 let page = random.below(rule.count.min(4) as usize) as u32;
                 Turn::Use(rule.first_ref + page, random.below(2) == 0)
             }
+            5 if random.below(4) == 0 => Turn::Retry,
             5 => Turn::Refuse(random.below(4) == 0),
             _ => Turn::Service(*random.pick(&services)),
         }
@@ -145,7 +151,8 @@ struct Run {
     secret: u64,
     source: ServiceId,
     seed: u64,
-    /// The lines of the services on the console. A service's own are part of its view.
+    /// The lines of the services on the console, and those about their refusals. A service's own are
+    /// part of its view.
     console: ConsoleLog,
     views: Vec<View>,
     /// Number of acts of each service.
@@ -225,6 +232,17 @@ impl Run {
             Turn::Use(reference, true) => _ = machine.in_use.insert(reference),
             Turn::Use(reference, false) => _ = machine.in_use.remove(&reference),
             Turn::Refuse(refuses) => machine.refuses_ports = refuses,
+            Turn::Retry => self.retry(),
+        }
+    }
+
+    /// Has the kernel try again to end grants, as it does some time after it has stopped a service.
+    /// Which services are stopped, the line about it does not say.
+    fn retry(&mut self) {
+        if self.bench.kernel.has_revocations(u64::MAX - 1) {
+            self.bench.kernel.retry_revocations(&mut self.bench.machine);
+            self.bench.machine.log.clear();
+            self.note_cleared();
         }
     }
 
@@ -244,7 +262,7 @@ impl Run {
         // Few where a fault may be the last act of the service. In half of the cases only the source
         // faults, and seldom, so that what its first fault changes is not hidden by others' faults.
         let faults = match self.bench.tables.service(service).restart_limit {
-            ..100 => 2_000,
+            ..100 => 500,
             _ if self.seed & 2 == 0 => 16,
             _ if service == self.source => 64,
             _ => usize::MAX,
@@ -253,6 +271,7 @@ impl Run {
             return self.fault(service);
         }
         match program.below(15) {
+            0 if program.below(16) == 0 => self.flood(service, &mut program),
             0..3 => {
                 // Mostly soon, so that few sleep for the rest of the case.
                 let deadline = match program.below(64) {
@@ -316,6 +335,14 @@ impl Run {
         self.call(service, 1, arguments);
     }
 
+    /// Is refused so often that the lines about it are more than the service may have.
+    fn flood(&mut self, service: ServiceId, program: &mut Random) {
+        let slot = program.below(3) as u64 + 61;
+        for _ in 0..FLOOD {
+            self.call(service, 1, [slot, 0, 0, 0, 0, 0]);
+        }
+    }
+
     /// Invokes an operation that the kind of one of the service's capabilities has.
     fn likely(&mut self, service: ServiceId, program: &mut Random) {
         if program.below(6) == 0 {
@@ -326,9 +353,29 @@ impl Run {
             return self.call(service, 1, [0; 6]);
         }
         let (slot, number) = *program.pick(own);
+        if number == Operation::GrantIssue as u64 && program.below(2) == 0 {
+            return self.issue(service, slot, program);
+        }
         let mut further = || if program.below(3) == 0 { word(program) } else { 0 };
         let arguments = [further(), further()];
         self.call(service, 1, [slot, number, word(program), word(program), arguments[0], arguments[1]]);
+    }
+
+    /// Grants a page of a rule to one of its peers.
+    fn issue(&mut self, service: ServiceId, slot: u64, program: &mut Random) {
+        let Some(Object::Grant(rule)) = self.held(service, slot) else { return };
+        let rule = self.bench.tables.grant(rule);
+        let peers = self.bench.tables.domain_set(rule.peers);
+        let peer = u64::from(peers.first) + program.below(usize::from(peers.last - peers.first).min(3) + 1) as u64;
+        let page = program.below(rule.count as usize) as u64;
+        self.call(service, 1, [slot, Operation::GrantIssue as u64, page, peer, 0, 0]);
+    }
+
+    /// Returns the object of the capability in a slot.
+    fn held(&self, service: ServiceId, slot: u64) -> Option<Object> {
+        let mut capabilities = self.bench.tables.capabilities().iter();
+        let held = capabilities.find(|held| held.service == service && u64::from(held.slot) == slot);
+        held.map(|held| held.object)
     }
 
     /// Finds one of the regions that the service maps.
@@ -369,18 +416,30 @@ impl Run {
         let (tables, now, mut lines) = (self.bench.tables, self.bench.machine.time, Vec::new());
         self.console.take(&tables, now, usize::MAX, |bytes| lines.extend_from_slice(bytes));
         for line in String::from_utf8_lossy(&lines).lines() {
-            let name = line.split(':').next().unwrap_or(line);
+            let name = match line.strip_prefix("refused: service=") {
+                Some(refusal) => refusal.split(' ').next(),
+                None => line.split(':').next(),
+            };
+            let name = name.unwrap_or(line);
             let named = tables.services().ids().find(|id| tables.service_name(*id) == name);
             self.views[named.expect("a service").index()].add(format!("line {line}"));
         }
     }
 
-    /// Puts the text of a call on the console, and adds the refusals that it has logged.
+    /// Puts the text of a call on the console, and its refusal. Adds what the kernel has logged, also
+    /// of refusals that have no credit.
     fn print(&mut self, service: ServiceId, seen: &mut String) {
         let (machine, tables) = (&mut self.bench.machine, self.bench.tables);
+        for service in machine.discarded.drain(..) {
+            self.console.discard_text(service);
+        }
         for (writer, text) in machine.text.drain(..) {
             assert_eq!(writer, service);
             self.console.add_text(&tables, service, &text, machine.time);
+        }
+        for refusal in machine.refusals.drain(..) {
+            assert_eq!(refusal.service, service);
+            self.console.add_refusal(&refusal, machine.time);
         }
         for line in machine.log.drain(..) {
             let _ = write!(seen, " {line}");
@@ -389,9 +448,7 @@ impl Run {
 
     /// Keeps which port of Xen's belongs to which rule, and takes its number out of the answer.
     fn note_port(&mut self, service: ServiceId, [slot, number, ..]: [u64; 6], words: &mut [u64; 2]) {
-        let capabilities = self.bench.tables.capabilities();
-        let mut held = capabilities.iter().filter(|held| held.service == service && u64::from(held.slot) == slot);
-        let Some(Object::Port(rule)) = held.next().map(|held| held.object) else { return };
+        let Some(Object::Port(rule)) = self.held(service, slot) else { return };
         if number == Operation::PortOpen as u64 {
             let port = EvtchnPort(std::mem::take(&mut words[0]) as u32);
             self.ports.insert(rule, port);

@@ -18,7 +18,7 @@ use crate::machine::{Bench, tables};
 use crate::shares::{FAST, Machine, SLOW, measured};
 
 /// Number of cases.
-pub const CASES: usize = 60;
+pub const CASES: usize = 120;
 /// Length of a run, in periods.
 const PERIODS: u64 = 12;
 /// The longest time in which the kernel restarts a service, in ns.
@@ -33,6 +33,19 @@ enum Role {
     Busy,
     /// It calls, waits and faults, by what it has seen.
     Calling,
+}
+
+/// What the source does most of the time. It follows from the secret.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Habit {
+    /// As the others do.
+    Calling,
+    /// It waits for this many ns.
+    Waiting(u64),
+    /// It waits for events of its peer, which sends one each 2 µs.
+    Serving,
+    /// It faults.
+    Faulting,
 }
 
 /// Two runs that differ in the secret of one service.
@@ -57,6 +70,12 @@ impl Case {
             .collect();
         let source = random.below(services.len());
         services[source].0 = Role::Source;
+        if random.below(2) == 0 {
+            // Before all others but one that wants all the rest, so that whatever it is not charged
+            // for, that one loses.
+            (services[source].1, services[source].2) = (5, period / 2);
+            services.push((Role::Busy, 4, period));
+        }
         if random.below(3) == 0 {
             // The first of all, which always has budget left: its deadlines are met within bounds.
             services.insert(0, (Role::Calling, 9, period));
@@ -146,6 +165,7 @@ struct Run {
     machine: Machine,
     seed: u64,
     secret: u64,
+    habit: Habit,
     parties: Vec<Party>,
     /// The source's open port, and `true` if it is masked.
     port: Option<(EvtchnPort, bool)>,
@@ -175,12 +195,16 @@ impl Run {
             has_clock: has_clock(service),
         };
         let parties = bench.tables.services().ids().zip(&case.services).map(party).collect();
-        let between = *Random(case.seed ^ secret).pick(&[2_000, 20_000, 300_000]);
+        let mut choice = Random(case.seed ^ secret);
+        let wait = choice.below(80_000) as u64;
+        let habit = *choice.pick(&[Habit::Calling, Habit::Waiting(wait), Habit::Serving, Habit::Faulting]);
+        let between = if habit == Habit::Serving { 2_000 } else { *choice.pick(&[2_000, 20_000, 300_000]) };
         Run {
             bench,
             machine: case.machine,
             seed: case.seed,
             secret,
+            habit,
             parties,
             port: None,
             event: (between, between),
@@ -243,6 +267,19 @@ impl Run {
                 return self.interrupt(id);
             }
             let mut program = self.program(id);
+            if self.parties[id.index()].role == Role::Source && program.below(8) > 0 {
+                self.parties[id.index()].left = 100;
+                match self.habit {
+                    Habit::Waiting(wait) => return self.wait_until(id, time + ran + wait),
+                    Habit::Serving if self.port.is_some() => return self.wait_until(id, u64::MAX),
+                    Habit::Serving => {
+                        self.open_port(id);
+                        continue;
+                    }
+                    Habit::Faulting => return self.fault(id, &mut program),
+                    Habit::Calling => {}
+                }
+            }
             self.parties[id.index()].left = 100 + program.below(*program.clone().pick(&[300, 3_000, 60_000])) as u64;
             match program.below(12) {
                 0 => return self.fault(id, &mut program),
@@ -275,6 +312,11 @@ impl Run {
             Role::Source if program.below(4) == 0 => u64::MAX,
             _ => time + program.below(*program.clone().pick(&[10, 2_000, 60_000, 900_000])) as u64,
         };
+        self.wait_until(id, deadline)
+    }
+
+    fn wait_until(&mut self, id: ServiceId, deadline: u64) -> u64 {
+        let time = self.bench.machine.time;
         assert_eq!(self.bench.call(id, 0, [deadline, 0, 0, 0, 0, 0]), Outcome::Wait);
         self.note_unmasked();
         let now = time + self.machine.call / 2;
@@ -284,10 +326,20 @@ impl Run {
     }
 
     fn call(&mut self, id: ServiceId, program: &mut Random) {
-        self.bench.machine.time += self.machine.call;
         let own = &self.bench.operations[id.index()];
-        let (slot, number) = if program.below(6) == 0 { (60, 1) } else { *program.pick(own) };
-        let outcome = self.bench.call(id, 1, [slot, number, program.below(4) as u64, 0, 0, 0]);
+        let operation = if program.below(6) == 0 { (60, 1) } else { *program.pick(own) };
+        self.invoke(id, operation, program.below(4) as u64);
+    }
+
+    fn open_port(&mut self, id: ServiceId) {
+        let mut own = self.bench.operations[id.index()].iter();
+        let open = *own.find(|(_, number)| *number == Operation::PortOpen as u64).expect("the source's port");
+        self.invoke(id, open, 0);
+    }
+
+    fn invoke(&mut self, id: ServiceId, (slot, number): (u64, u64), argument: u64) {
+        self.bench.machine.time += self.machine.call;
+        let outcome = self.bench.call(id, 1, [slot, number, argument, 0, 0, 0]);
         let Outcome::Answer(Answer { status, mut words }) = outcome else { panic!("{outcome:?}") };
         if number == Operation::ClockNow as u64 && words != [0; 2] {
             assert_eq!(words, [self.bench.machine.time, 0]);

@@ -26,62 +26,54 @@ impl Connections {
     /// Makes sure that there is an idle or delivered connection for a SYN of `source`. Returns
     /// `None` if the source gets none.
     pub(super) fn make_room(&mut self, source: Source, now: Instant) -> Option<()> {
-        let half_open = self.lists.len(HALF_OPEN_LIST);
-        if self.free_count() > 0 {
-            // Of what is not kept free, all that is not held may be half open, and no more.
-            if self.all_free() - half_open <= self.reserve {
-                self.drop_half_open(source);
-            }
+        // Usually there are enough that are neither held nor half open.
+        if self.all_free() > self.reserve + self.lists.len(HALF_OPEN_LIST) {
             return Some(());
         }
-        if let Some(slow) = self.reclaim_slow(source, now) {
+        self.make_scarce_room(source, now)
+    }
+
+    #[inline(never)] // Rarely called.
+    fn make_scarce_room(&mut self, source: Source, now: Instant) -> Option<()> {
+        if self.free_count() == 0
+            && let Some(slow) = self.reclaim_slow(source, now)
+        {
             self.release(slow);
         }
-        if self.free_count() > 0 {
-            return Some(());
-        }
-        let number = self.sources.find(source);
-        let own_half_open = self.half_open_of(source);
-        let held = usize::from(self.sources.held(source)) + own_half_open;
-        if held > 0 {
-            // An address that replaces its own opens one connection at a time.
-            self.giving_way(number, held + 1, self.reserve + own_half_open, now)?;
-        }
-        if self.all_free() == half_open {
-            self.drop_half_open(source);
+        let (half_open, oldest) = (self.lists.len(HALF_OPEN_LIST), self.oldest_half_open());
+        let (held, most, free) = (self.sources.held(source), self.sources.most(), self.free_count());
+        let own_half_open = oldest.iter().filter(|one| one.source == source).count();
+        let has_share = if free == 0 {
+            let all = usize::from(held) + own_half_open;
+            if all > 0 {
+                // An address that replaces its own opens one connection at a time.
+                let number = self.sources.find(source);
+                self.giving_way(number, all + 1, self.reserve + own_half_open, now)?;
+            }
+            true
+        } else {
+            // What is kept free is for sources that hold less than another. Of the rest, all that
+            // is not held may be half open for the others, and no more.
+            let light = oldest.iter().filter(|one| one.held < most).count();
+            held < most || half_open - light < free
+        };
+        if !has_share || self.all_free() <= half_open {
+            // An odd place is for those that hold less than another.
+            let half = (self.all_free().min(MAX_SEARCHED) + usize::from(held >= most)) / 2;
+            self.release(weakest(&oldest, source, held, half)?);
         }
         Some(())
     }
 
-    /// Returns the number of half-open connections of `source`, among the oldest.
-    fn half_open_of(&self, source: Source) -> usize {
-        let oldest = self.lists.iter(HALF_OPEN_LIST).take(MAX_SEARCHED);
-        oldest.filter(|id| self.table.key(*id).is_some_and(|key| key.source() == source)).count()
-    }
-
-    /// Releases the half-open connection that makes room for a SYN of `source`.
-    ///
-    /// SYNs may have forged addresses. So sources that hold connections, and all others, have half
-    /// of the half-open ones each, if they need as many. Within each half, the source that has the
-    /// most gives way, and of its connections the oldest.
-    #[inline(never)] // Rarely called.
-    fn drop_half_open(&mut self, source: Source) {
-        let mut oldest = ArrayVec::<(u16, Source, bool), MAX_SEARCHED>::new();
+    /// Returns the oldest half-open connections.
+    fn oldest_half_open(&mut self) -> ArrayVec<HalfOpen, MAX_SEARCHED> {
+        let mut oldest = ArrayVec::new();
         for id in self.lists.iter(HALF_OPEN_LIST).take(MAX_SEARCHED) {
-            let Some(other) = self.table.key(id).map(|key| key.source()) else { continue };
-            oldest.push((id, other, self.sources.held(other) > 0));
+            if let Some(source) = self.table.key(id).map(|key| key.source()) {
+                oldest.push(HalfOpen { id: ConnectionId(id), source, held: self.sources.held(source) });
+            }
         }
-        let is_known = self.sources.held(source) > 0;
-        let known = oldest.iter().filter(|(.., known)| *known).count() + usize::from(is_known);
-        let half = |of_known: bool| if of_known { known } else { oldest.len() + 1 - known };
-        let of = |candidate: Source| {
-            oldest.iter().filter(|(_, other, _)| *other == candidate).count() + usize::from(source == candidate)
-        };
-        // Of equals, the last is taken.
-        let weakest = oldest.iter().rev().max_by_key(|(_, other, known)| (half(*known), of(*other)));
-        if let Some((id, ..)) = weakest.copied() {
-            self.release(ConnectionId(id));
-        }
+        oldest
     }
 
     /// Returns a closing connection whose peer has taken too little for too long. If there is none
@@ -153,10 +145,45 @@ impl Connections {
             (source?, Instant(now.0.saturating_sub(SLOW_TIME.as_nanos() as u64)))
         };
         let Connections { sources, connections, .. } = self;
-        let used = |id: ConnectionId| Some((connections.get(usize::from(id.0))?.last_used(), id));
+        let used = |id: ConnectionId| Some((connections.get(id.0)?.last_used(), id));
         let (last_used, id) = sources.connections(from, MAX_SEARCHED).filter_map(used).min()?;
         (last_used <= before).then_some(id)
     }
+}
+
+/// A half-open connection.
+struct HalfOpen {
+    id: ConnectionId,
+    source: Source,
+    /// The number of connections that its source holds.
+    held: u16,
+}
+
+/// Returns the half-open connection that gives way to a SYN of `source`, which holds `held`
+/// connections. Returns `None` if none does.
+///
+/// SYNs may have forged addresses. So sources that hold connections, and all others, have `half` of
+/// the places for half-open ones each, if they need as many. Within each half, the source that has
+/// the most half-open ones gives way, of several the one that holds the most connections, and of its
+/// half-open ones the oldest. If that is `source`, and it has none, its SYN gives way.
+fn weakest(oldest: &[HalfOpen], source: Source, held: u16, half: usize) -> Option<ConnectionId> {
+    let known = held > 0;
+    let others = oldest.iter().filter(|one| (one.held > 0) != known).count();
+    let of_known = known != (others > half);
+    let weight = |source_of: Source, held: u16| {
+        let of = oldest.iter().filter(|one| one.source == source_of).count();
+        (of + usize::from(source_of == source), held)
+    };
+    // From the newest on, so that of equals the oldest is taken.
+    let mut found = None;
+    let mut heaviest = if known == of_known { weight(source, held) } else { (0, 0) };
+    for one in oldest.iter().rev().filter(|one| (one.held > 0) == of_known) {
+        let weight = weight(one.source, one.held);
+        if weight >= heaviest {
+            (found, heaviest) = (Some(one.id), weight);
+        }
+    }
+    found
 }
 
 /// Returns the peer of a socket, whose address has the number `source`.
