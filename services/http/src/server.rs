@@ -57,7 +57,7 @@ pub struct Http<S, M> {
     /// The connections that are ready to be served.
     ready: Vec<u16>,
     /// The connections that are idle, or whose request is not complete, the oldest first.
-    reclaimable: Lists<2>,
+    reclaimable: Lists,
     timers: Timers,
     /// The numbers of connections that end, and that each address holds.
     tally: Tally,
@@ -89,7 +89,7 @@ impl<S: System, M: Memory> Http<S, M> {
         let connections = LazyVec::new(layout.connections);
         let mut scratch = Vec::new();
         let mut ready = Vec::new();
-        let (reclaimable, timers) = (Lists::new(layout.connections), Timers::new(layout.connections));
+        let (reclaimable, timers) = (Lists::new(2, layout.connections), Timers::new(layout.connections));
         let tally = Tally::new(layout.connections);
         let room = connections.is_some()
             && ready.try_reserve_exact(layout.connections).is_ok()
@@ -434,7 +434,7 @@ fn log_site<S: System>(console: &Console<S>, site: &Site) {
 
 /// Puts a connection that was served in its list, and sets its timer.
 #[inline]
-fn update_list_and_timer(connection: &mut Connection, index: u16, reclaimable: &mut Lists<2>, timers: &mut Timers) {
+fn update_list_and_timer(connection: &mut Connection, index: u16, reclaimable: &mut Lists, timers: &mut Timers) {
     let (deadline, listed) = (connection.deadline(), connection.reclaimable());
     match listed {
         Some((list, _)) if listed != connection.list => reclaimable.move_to_back(index, list),

@@ -5,28 +5,24 @@
 //! connection of the source that holds the most is reset. A SYN proves nothing, so it only ever
 //! takes the place of another half-open connection.
 
-use arrayvec::ArrayVec;
 use cloister_interfaces::Instant;
 use cloister_interfaces::socket::{ConnectionId, SourceId};
 use smoltcp::socket::tcp::{self, State};
 use smoltcp::wire::IpAddress;
 
-use super::{CLOSING_LIST, Connections, HALF_OPEN_LIST};
+use super::{CLOSING_LIST, Connections, KNOWN_LIST, STRANGERS_LIST};
 use crate::table::Source;
 use crate::tcp::app_stream::{AppStream, Peer};
 use crate::tcp::closing::SLOW_TIME;
 
 /// The largest number of closing connections that are examined for one that can make room.
 const MAX_EXAMINED: usize = 4;
-/// The largest number of half-open connections, the oldest ones, and of those of one source that
-/// are searched for one that gives way.
-const MAX_SEARCHED: usize = 32;
 
 impl Connections {
     /// Makes sure that there is an idle or delivered connection for a SYN of `source`. Returns
     /// `None` if the source gets none.
     pub(super) fn make_room(&mut self, source: Source, now: Instant) -> Option<()> {
-        let half_open = self.lists.len(HALF_OPEN_LIST);
+        let half_open = self.half_open_count();
         if self.free_count() > 0 {
             // Of what is not kept free, all that is not held may be half open, and no more.
             if self.all_free() - half_open <= self.reserve {
@@ -41,7 +37,7 @@ impl Connections {
             return Some(());
         }
         let number = self.sources.find(source);
-        let own_half_open = self.half_open_of(source);
+        let own_half_open = self.half_open.iter_mut().map(|sources| usize::from(sources.held(source))).sum::<usize>();
         let held = usize::from(self.sources.held(source)) + own_half_open;
         if held > 0 {
             // An address that replaces its own opens one connection at a time.
@@ -53,34 +49,39 @@ impl Connections {
         Some(())
     }
 
-    /// Returns the number of half-open connections of `source`, among the oldest.
-    fn half_open_of(&self, source: Source) -> usize {
-        let oldest = self.lists.iter(HALF_OPEN_LIST).take(MAX_SEARCHED);
-        oldest.filter(|id| self.table.key(*id).is_some_and(|key| key.source() == source)).count()
+    /// Returns the list of half-open connections that one of `source` belongs to now.
+    fn half_open_list(&mut self, source: Source) -> usize {
+        if self.sources.held(source) > 0 { KNOWN_LIST } else { STRANGERS_LIST }
+    }
+
+    /// Counts a half-open connection. Returns its list.
+    pub(super) fn add_half_open(&mut self, id: ConnectionId, source: Source) -> usize {
+        let list = self.half_open_list(source);
+        self.half_open.get_mut(list).into_iter().for_each(|sources| sources.add(id, source));
+        list
     }
 
     /// Releases the half-open connection that makes room for a SYN of `source`.
     ///
     /// SYNs may have forged addresses. So sources that hold connections, and all others, have half
     /// of the half-open ones each, if they need as many. Within each half, the source that has the
-    /// most gives way, and of its connections the oldest.
+    /// most gives way, and of its connections the oldest. If each has one, the oldest of all does.
+    /// The new one counts.
     #[inline(never)] // Rarely called.
     fn drop_half_open(&mut self, source: Source) {
-        let mut oldest = ArrayVec::<(u16, Source, bool), MAX_SEARCHED>::new();
-        for id in self.lists.iter(HALF_OPEN_LIST).take(MAX_SEARCHED) {
-            let Some(other) = self.table.key(id).map(|key| key.source()) else { continue };
-            oldest.push((id, other, self.sources.held(other) > 0));
-        }
-        let is_known = self.sources.held(source) > 0;
-        let known = oldest.iter().filter(|(.., known)| *known).count() + usize::from(is_known);
-        let half = |of_known: bool| if of_known { known } else { oldest.len() + 1 - known };
-        let of = |candidate: Source| {
-            oldest.iter().filter(|(_, other, _)| *other == candidate).count() + usize::from(source == candidate)
+        let own = self.half_open_list(source);
+        let other = if own == KNOWN_LIST { STRANGERS_LIST } else { KNOWN_LIST };
+        let list = if self.lists.len(own) + 1 > self.lists.len(other) { own } else { other };
+        let oldest = self.front(list);
+        let Some(sources) = self.half_open.get_mut(list) else { return };
+        let (held, most) = (if list == own { sources.held(source) } else { 0 }, sources.most());
+        let weakest = match most {
+            _ if held > 0 && held == most => sources.find(source),
+            0 | 1 => None,
+            _ => sources.largest(),
         };
-        // Of equals, the last is taken.
-        let weakest = oldest.iter().rev().max_by_key(|(_, other, known)| (half(*known), of(*other)));
-        if let Some((id, ..)) = weakest.copied() {
-            self.release(ConnectionId(id));
+        if let Some(id) = weakest.map_or(oldest, |weakest| sources.first_of(weakest)) {
+            self.release(id);
         }
     }
 
@@ -117,6 +118,7 @@ impl Connections {
         let client = connection.client;
         let peer = source.zip(connection.socket()).and_then(|(source, socket)| peer(source, socket));
         connection.stream = peer.map(|peer| AppStream::new(client, peer, now));
+        connection.used = now;
         if self.all_free() >= self.reserve {
             return;
         }
@@ -134,10 +136,10 @@ impl Connections {
     /// Returns the connection that gives way to a new one of `source`, with which that holds
     /// `held`.
     ///
-    /// If another source holds more, it is one of the source that holds the most. Otherwise it is
-    /// one of the same source, on which nothing has happened for a while, as long as `least` are
-    /// free: a connection that gives way is free only once its application has heard of it. Of
-    /// several, it is the one that was used least recently.
+    /// Of the source that holds the most, if that is another one and holds more, it is the one that
+    /// was used least recently. Otherwise it is that of the same source, if nothing has happened on
+    /// it for a while and `least` are free: a connection that gives way is free only once its
+    /// application has heard of it.
     fn giving_way(
         &mut self,
         source: Option<SourceId>,
@@ -145,17 +147,12 @@ impl Connections {
         least: usize,
         now: Instant,
     ) -> Option<ConnectionId> {
-        let (from, before) = if held < usize::from(self.sources.most()) {
-            (self.sources.largest()?, now)
-        } else if self.all_free() < least {
-            return None;
-        } else {
-            (source?, Instant(now.0.saturating_sub(SLOW_TIME.as_nanos() as u64)))
-        };
-        let Connections { sources, connections, .. } = self;
-        let used = |id: ConnectionId| Some((connections.get(id.0)?.last_used(), id));
-        let (last_used, id) = sources.connections(from, MAX_SEARCHED).filter_map(used).min()?;
-        (last_used <= before).then_some(id)
+        if held < usize::from(self.sources.most()) {
+            return self.sources.first_of(self.sources.largest()?);
+        }
+        let id = self.sources.first_of(source?)?;
+        let is_slow = self.get(id)?.used + SLOW_TIME <= now;
+        (is_slow && self.all_free() >= least).then_some(id)
     }
 }
 
