@@ -245,16 +245,21 @@ impl Connection {
         }
     }
 
-    /// Returns `true` if its peer or its application has used it since the last use that was
-    /// recorded, and records that. Uses within [`USE_INTERVAL`] of that are not distinguished.
+    /// Returns when its peer or its application last did something.
     #[inline]
-    pub fn note_use(&mut self, now: Instant) -> bool {
-        let last = match (&self.closing, &self.stream) {
+    pub(super) fn last_used(&self) -> Instant {
+        match (&self.closing, &self.stream) {
             (Some(closing), _) => closing.last_used(),
             (None, Some(stream)) => stream.last_report(),
-            (None, None) => return false,
-        };
-        let is_new = last > self.used + USE_INTERVAL;
+            (None, None) => Instant::START,
+        }
+    }
+
+    /// Records a use. Returns `false` if there was none since the last one that was recorded, or
+    /// only one within [`USE_INTERVAL`] of it.
+    #[inline]
+    pub(super) fn note_use(&mut self, now: Instant) -> bool {
+        let is_new = self.last_used() > self.used + USE_INTERVAL;
         if is_new {
             self.used = now;
         }

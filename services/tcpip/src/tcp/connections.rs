@@ -450,10 +450,11 @@ impl Connections {
         }
     }
 
-    /// Records that a connection was used, if it was since the last call.
+    /// Records that a connection was used, if it was since the last call. What the peer of a closed
+    /// connection takes does not count here: it may be too little.
     #[inline]
     pub fn note_use(&mut self, id: ConnectionId, now: Instant) {
-        if self.get(id).is_some_and(|connection| connection.note_use(now)) {
+        if self.get(id).is_some_and(|connection| connection.closing.is_none() && connection.note_use(now)) {
             self.sources.move_to_back(id);
         }
     }

@@ -15,7 +15,7 @@ use crate::table::Source;
 use crate::tcp::app_stream::{AppStream, Peer};
 use crate::tcp::closing::SLOW_TIME;
 
-/// The largest number of closing connections that are examined for one that can make room.
+/// The largest number of closed connections that are examined for one that can make room.
 const MAX_EXAMINED: usize = 4;
 
 impl Connections {
@@ -147,12 +147,28 @@ impl Connections {
         least: usize,
         now: Instant,
     ) -> Option<ConnectionId> {
-        if held < usize::from(self.sources.most()) {
-            return self.sources.first_of(self.sources.largest()?);
+        let (from, before) = if held < usize::from(self.sources.most()) {
+            (self.sources.largest()?, now)
+        } else if self.all_free() < least {
+            return None;
+        } else {
+            (source?, Instant(now.0.saturating_sub(SLOW_TIME.as_nanos() as u64)))
+        };
+        let id = self.least_used(from, now)?;
+        (self.get(id)?.last_used() <= before).then_some(id)
+    }
+
+    /// Returns the connection of a source that was used least recently: the first of its list, but
+    /// for closed ones whose peers have taken enough since they were put there.
+    fn least_used(&mut self, source: SourceId, now: Instant) -> Option<ConnectionId> {
+        for _ in 0..MAX_EXAMINED {
+            let id = self.sources.first_of(source)?;
+            if !self.get(id)?.note_use(now) {
+                break;
+            }
+            self.sources.move_to_back(id);
         }
-        let id = self.sources.first_of(source?)?;
-        let is_slow = self.get(id)?.used + SLOW_TIME <= now;
-        (is_slow && self.all_free() >= least).then_some(id)
+        self.sources.first_of(source)
     }
 }
 
