@@ -380,7 +380,8 @@ impl Run {
         let (machine, tables) = (&mut self.bench.machine, self.bench.tables);
         for (writer, text) in machine.text.drain(..) {
             assert_eq!(writer, service);
-            self.console.add_text(&tables, service, &text, machine.time);
+            let printed = self.console.add_text(&tables, service, &text, machine.time);
+            let _ = write!(seen, " {printed}");
         }
         for line in machine.log.drain(..) {
             let _ = write!(seen, " {line}");
