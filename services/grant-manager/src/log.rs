@@ -72,7 +72,7 @@ const RULES: usize = MAX_RULES + 1;
 const STILL_MAPPED: usize = RULES * DENIALS.len();
 const UNMAPPED: usize = STILL_MAPPED + RULES;
 const MALFORMED: usize = UNMAPPED + RULES;
-const _: () = assert!(MALFORMED < cloister_interfaces::log::PeerLog::<ClientIndex>::KINDS);
+const _: () = assert!(MALFORMED < cloister_interfaces::log::PeerLog::KINDS);
 
 impl LineKind {
     /// Returns the number of the kind.

@@ -7,7 +7,7 @@ use arrayvec::ArrayVec;
 use cloister_caps::{DomId, GrantRef, InvokeError, Status};
 use cloister_interfaces::capability::{Clock, Console, Grant};
 use cloister_interfaces::grants::{Grants, Reply, Request};
-use cloister_interfaces::log::PeerLog;
+use cloister_interfaces::log::{Peer, PeerLog};
 use cloister_interfaces::rules::{ClientGrantRule, ClientIndex, RuleIndex, decode_rules};
 use cloister_interfaces::{Instant, Memory, Notifications, PageRun, Server, Service, System};
 
@@ -75,7 +75,7 @@ struct ClientState<S, M> {
     answer: Option<Reply>,
     /// The rule that the client's request is ending. No request is taken until it is done.
     active_rule: Option<RuleIndex>,
-    log: PeerLog<ClientIndex>,
+    log: PeerLog,
 }
 
 /// The service.
@@ -125,7 +125,7 @@ impl<S: System, M: Memory> GrantManager<S, M> {
                     server,
                     answer: None,
                     active_rule: None,
-                    log: PeerLog::new(ClientIndex(index)),
+                    log: PeerLog::new(Peer::Client(ClientIndex(index))),
                 })
                 .collect(),
             client_rules: caps.rules,
@@ -362,7 +362,7 @@ impl<S: System, M: Memory> Service for GrantManager<S, M> {
         self.notify_released();
         for (client, state) in ClientIndex::first(self.clients.len()).zip(&mut self.clients) {
             let late = |kind| Late { client, kind: LineKind::from_number(kind) };
-            state.log.catch_up(&self.console, now, late);
+            state.log.catch_up(&self.console, now, &|kind, f| write!(f, "{}", late(kind)));
         }
         self.clients.iter_mut().for_each(|state| state.server.replies.flush());
         self.work_left = unread | self.any_answered;

@@ -8,7 +8,38 @@ use core::fmt::{self, Display, Write};
 use core::time::Duration;
 
 use crate::capability::Console;
+use crate::rules::ClientIndex;
 use crate::system::{Instant, System};
+
+/// The name of a peer, in the counts of lines that were left out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Peer {
+    /// A client of the service.
+    Client(ClientIndex),
+    /// Another one, of this name.
+    Named(&'static str),
+}
+
+impl Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Peer::Client(client) => client.fmt(f),
+            Peer::Named(name) => f.write_str(name),
+        }
+    }
+}
+
+/// Writes the late form of the first line of a kind.
+pub type LateLine<'a> = &'a dyn Fn(usize, &mut fmt::Formatter<'_>) -> fmt::Result;
+
+/// A kind, and the writer of its late form.
+struct Late<'a>(usize, LateLine<'a>);
+
+impl Display for Late<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        (self.1)(self.0, f)
+    }
+}
 
 /// The log of one peer.
 ///
@@ -16,8 +47,8 @@ use crate::system::{Instant, System};
 /// [`PeerLog::catch_up`] prints what is known of it again. Further ones are printed at a limited
 /// rate; those that are left out are counted.
 #[derive(Clone, Copy, Debug)]
-pub struct PeerLog<P> {
-    peer: P,
+pub struct PeerLog {
+    peer: Peer,
     /// A bit for each kind of which the first line came.
     seen: u128,
     /// The bits of those whose line the console may have dropped.
@@ -32,7 +63,7 @@ pub struct PeerLog<P> {
     due: Instant,
 }
 
-impl<P: Display> PeerLog<P> {
+impl PeerLog {
     /// The number of kinds that there can be.
     pub const KINDS: usize = u128::BITS as usize;
     /// The largest number of further lines that come at once. With four clients it is less than
@@ -43,7 +74,7 @@ impl<P: Display> PeerLog<P> {
     pub const REFILL: Duration = Duration::from_millis(100);
 
     /// Creates the log of a peer with this name.
-    pub const fn new(peer: P) -> Self {
+    pub const fn new(peer: Peer) -> Self {
         let start = Instant::START;
         PeerLog { peer, seen: 0, waiting: 0, left_out: 0, spent: 0, earned_at: start, due: start }
     }
@@ -52,6 +83,7 @@ impl<P: Display> PeerLog<P> {
     ///
     /// `kind` is below [`PeerLog::KINDS`].
     #[cold]
+    #[inline(never)]
     pub fn add<S: System>(&mut self, console: &Console<S>, now: Instant, kind: usize, line: fmt::Arguments<'_>) {
         if self.add_first(console, now, kind, line) {
             return;
@@ -65,6 +97,7 @@ impl<P: Display> PeerLog<P> {
     /// Prints a line if it is the first of its kind. Returns `true` if it was. Others are not
     /// counted.
     #[cold]
+    #[inline(never)]
     pub fn add_first<S: System>(
         &mut self,
         console: &Console<S>,
@@ -92,15 +125,21 @@ impl<P: Display> PeerLog<P> {
         self.is_behind().then_some(self.due)
     }
 
-    /// Prints, once that is due, the first lines that the console may have dropped, in the form that
+    /// Prints, if that is due, the first lines that the console may have dropped, in the form that
     /// `late` gives for their kinds, and the number of lines that were left out.
-    pub fn catch_up<S: System, L: Display>(&mut self, console: &Console<S>, now: Instant, late: impl Fn(usize) -> L) {
-        if !self.is_behind() || now < self.due {
-            return;
+    #[inline]
+    pub fn catch_up<S: System>(&mut self, console: &Console<S>, now: Instant, late: LateLine<'_>) {
+        if self.is_behind() && now >= self.due {
+            self.print_waiting(console, now, late);
         }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn print_waiting<S: System>(&mut self, console: &Console<S>, now: Instant, late: LateLine<'_>) {
         while self.waiting != 0 {
             let kind = self.waiting.trailing_zeros() as usize;
-            if !console.try_line(format_args!("{}", late(kind))) {
+            if !console.try_line(format_args!("{}", Late(kind, late))) {
                 self.due = now + Self::REFILL;
                 return;
             }
@@ -124,6 +163,7 @@ impl<P: Display> PeerLog<P> {
 
     /// Prints how many lines were left out, if any were. Returns `false` if the console may have
     /// dropped that.
+    #[inline(never)]
     fn print_count<S: System>(&mut self, console: &Console<S>) -> bool {
         let printed =
             self.left_out == 0 || console.try_line(format_args!("{} more lines about {}", self.left_out, self.peer));
@@ -134,6 +174,7 @@ impl<P: Display> PeerLog<P> {
     }
 
     /// Takes the credit for a line. Returns `true` if there was some.
+    #[inline(never)]
     fn take_credit(&mut self, now: Instant) -> bool {
         let earned = now.0.saturating_sub(self.earned_at.0) / (Self::REFILL.as_millis() as u64 * 1_000_000);
         if earned > 0 {

@@ -3,7 +3,7 @@
 use cloister_caps::Slot;
 use cloister_interfaces::Instant;
 use cloister_interfaces::capability::Console;
-use cloister_interfaces::log::{Excerpt, PeerLog};
+use cloister_interfaces::log::{Excerpt, Peer, PeerLog};
 use cloister_sim::Recorder;
 
 const REFILL: u64 = 100_000_000;
@@ -12,14 +12,14 @@ const BURST: usize = 16;
 struct Bench {
     system: Recorder,
     console: Console<Recorder>,
-    log: PeerLog<&'static str>,
+    log: PeerLog,
 }
 
 impl Bench {
     fn new() -> Bench {
         let system = Recorder::new();
         let console = Console::new(system.clone(), Slot(0));
-        Bench { system, console, log: PeerLog::new("peer") }
+        Bench { system, console, log: PeerLog::new(Peer::Named("peer")) }
     }
 
     fn add(&mut self, now: u64, kind: usize, text: &str) {
@@ -27,7 +27,7 @@ impl Bench {
     }
 
     fn catch_up(&mut self, now: u64) {
-        self.log.catch_up(&self.console, Instant(now), |kind| format!("late {kind}"));
+        self.log.catch_up(&self.console, Instant(now), &|kind, f| write!(f, "late {kind}"));
     }
 
     /// Returns the lines since the last call.
@@ -41,7 +41,7 @@ fn the_first_of_each_kind_is_printed_whatever_came_before() {
     let mut bench = Bench::new();
     (0..400).for_each(|_| bench.add(0, 0, "flood"));
     assert_eq!(bench.lines(), vec!["flood"; BURST]);
-    for kind in 1..PeerLog::<&str>::KINDS {
+    for kind in 1..PeerLog::KINDS {
         bench.add(0, kind, &format!("deed {kind}"));
         assert_eq!(bench.lines(), [format!("deed {kind}")]);
         bench.add(0, kind, "again");

@@ -7,7 +7,7 @@
 use core::fmt::{self, Display};
 
 use cloister_interfaces::capability::Console;
-use cloister_interfaces::log::PeerLog;
+use cloister_interfaces::log::{self, PeerLog};
 use cloister_interfaces::rules::ClientIndex;
 use cloister_interfaces::{Instant, Malformed, System};
 
@@ -178,24 +178,24 @@ impl Display for Line {
 
 /// The logs of all peers.
 pub struct Logs {
-    netfront: PeerLog<&'static str>,
-    network: PeerLog<&'static str>,
-    control: PeerLog<&'static str>,
-    applications: [PeerLog<&'static str>; CLIENTS],
+    /// Those of netfront, of the network, of control, and of the applications.
+    peers: [PeerLog; FIRST_APPLICATION + CLIENTS],
     /// The earliest deadline of them.
     due: Option<Instant>,
 }
 
+const FIRST_APPLICATION: usize = Peer::Application as usize;
+
 impl Logs {
     /// Creates empty logs.
-    pub const fn new() -> Logs {
-        Logs {
-            netfront: PeerLog::new("netfront and the link"),
-            network: PeerLog::new("the address"),
-            control: PeerLog::new("control"),
-            applications: [PeerLog::new("an application"); CLIENTS],
-            due: None,
-        }
+    pub fn new() -> Logs {
+        let name = |index| match index {
+            0 => log::Peer::Named("netfront and the link"),
+            1 => log::Peer::Named("the address"),
+            2 => log::Peer::Named("control"),
+            client => log::Peer::Client(ClientIndex((client - FIRST_APPLICATION) as u8)),
+        };
+        Logs { peers: core::array::from_fn(|index| PeerLog::new(name(index))), due: None }
     }
 
     /// Logs a violation on `console`, if it is the first of its kind by its peer: by this client, if
@@ -224,26 +224,23 @@ impl Logs {
     /// Logs a state of the network on `console`, within a rate.
     #[cold]
     pub fn state<S: System>(&mut self, console: &Console<S>, now: Instant, state: State, line: fmt::Arguments<'_>) {
-        let (log, kind) = match state {
-            State::LinkUp => (&mut self.netfront, Kind::LinkUp),
-            State::LinkDown => (&mut self.netfront, Kind::LinkDown),
-            State::Address => (&mut self.network, Kind::Address),
-            State::AddressLost => (&mut self.network, Kind::AddressLost),
+        let kind = match state {
+            State::LinkUp => Kind::LinkUp,
+            State::LinkDown => Kind::LinkDown,
+            State::Address => Kind::Address,
+            State::AddressLost => Kind::AddressLost,
         };
+        let log = &mut self.peers[TEXTS[kind as usize].1 as usize];
         log.add(console, now, kind as usize, line);
         self.due = Instant::earlier(self.due, log.deadline());
     }
 
     fn once<S: System>(&mut self, console: &Console<S>, now: Instant, line: Line) {
-        let log = match TEXTS[line.kind as usize].1 {
-            Peer::Netfront => &mut self.netfront,
-            Peer::Network => &mut self.network,
-            Peer::Control => &mut self.control,
-            Peer::Application => match self.applications.get_mut(line.client.index()) {
-                Some(log) => log,
-                None => return,
-            },
+        let index = match TEXTS[line.kind as usize].1 {
+            Peer::Application => FIRST_APPLICATION + line.client.index(),
+            other => other as usize,
         };
+        let Some(log) = self.peers.get_mut(index) else { return };
         log.add_first(console, now, line.kind as usize, format_args!("{line}"));
         self.due = Instant::earlier(self.due, log.deadline());
     }
@@ -258,13 +255,11 @@ impl Logs {
     #[cold]
     pub fn catch_up<S: System>(&mut self, console: &Console<S>, now: Instant) {
         self.due = None;
-        let others = [&mut self.netfront, &mut self.network, &mut self.control];
-        let client = ClientIndex::default();
-        let applications = ClientIndex::first(CLIENTS).zip(&mut self.applications);
-        for (client, log) in others.into_iter().map(|log| (client, log)).chain(applications) {
-            log.catch_up(console, now, |number| {
-                let kind = TEXTS.get(number).map_or(Kind::LinkMessage, |(kind, ..)| *kind);
-                Line { kind, malformed: None, client }
+        for (index, log) in self.peers.iter_mut().enumerate() {
+            let client = ClientIndex(index.saturating_sub(FIRST_APPLICATION) as u8);
+            log.catch_up(console, now, &|number, f| match TEXTS.get(number) {
+                Some((kind, ..)) => Line { kind: *kind, malformed: None, client }.fmt(f),
+                None => Ok(()),
             });
             self.due = Instant::earlier(self.due, log.deadline());
         }

@@ -265,7 +265,8 @@ mod tests {
         let kernel = fill(&mut backlog, Account::KERNEL, 95);
         assert_eq!(kernel, (CAPACITY - 10 * OWN_ROOM) / 100, "all but the services' own room");
         // A service that had the common room now could use that of the others.
-        assert_eq!(fill(&mut backlog, Account::text(id(0)), 95), OWN_ROOM / 100);
+        let rest = (CAPACITY - 10 * OWN_ROOM) % 100;
+        assert_eq!(fill(&mut backlog, Account::text(id(0)), 95), (OWN_ROOM + rest) / 100);
         for service in 1..5 {
             for account in [Account::text(id(service)), Account::refusals(id(service))] {
                 assert_eq!(fill(&mut backlog, account, 95), OWN_ROOM / 100);

@@ -20,7 +20,7 @@ const FIRST_PIN: Place = NO_RULE + 1;
 const PLACES: usize = FIRST_PIN + MAX_PINS;
 /// The kind of a message that does not decode. Those of refusals come before it.
 const MALFORMED: usize = 3 * PLACES;
-const _: () = assert!(MALFORMED < cloister_interfaces::log::PeerLog::<ClientIndex>::KINDS);
+const _: () = assert!(MALFORMED < cloister_interfaces::log::PeerLog::KINDS);
 
 /// What the daemon did.
 #[derive(Clone, Copy)]
@@ -78,15 +78,6 @@ impl Display for Late<'_> {
     }
 }
 
-/// A line about the daemon that the console may have dropped.
-struct LateNote(&'static str);
-
-impl Display for LateNote {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the daemon, earlier: {}", self.0)
-    }
-}
-
 impl<S: System, M: Memory> XenStore<S, M> {
     /// Logs a request that the rules do not allow.
     #[cold]
@@ -121,10 +112,11 @@ impl<S: System, M: Memory> XenStore<S, M> {
     /// Says what the logs have left out, once that is due.
     pub(super) fn catch_up(&mut self, now: Instant) {
         for (client, state) in ClientIndex::first(self.clients.len()).zip(&mut self.clients) {
-            state.log.catch_up(&self.console, now, |kind| Late { client, kind, rules: &self.rules });
+            state.log.catch_up(&self.console, now, &|kind, f| Late { client, kind, rules: &self.rules }.fmt(f));
         }
-        self.daemon_log
-            .catch_up(&self.console, now, |kind| LateNote(LATE_NOTES.get(kind).copied().unwrap_or_default()));
+        self.daemon_log.catch_up(&self.console, now, &|kind, f| {
+            write!(f, "the daemon, earlier: {}", LATE_NOTES.get(kind).copied().unwrap_or_default())
+        });
     }
 
     /// Returns the time of the next [`XenStore::catch_up`] that has something to say.

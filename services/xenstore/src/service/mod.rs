@@ -8,7 +8,7 @@ use core::time::Duration;
 
 use arrayvec::{ArrayString, ArrayVec};
 use cloister_interfaces::capability::{Clock, Console, Port};
-use cloister_interfaces::log::PeerLog;
+use cloister_interfaces::log::{Peer, PeerLog};
 use cloister_interfaces::rules::ClientIndex;
 use cloister_interfaces::store::{Reply, Store, StoreError};
 use cloister_interfaces::{Instant, Memory, Notifications, Server, Service, System};
@@ -67,7 +67,7 @@ struct ClientState<S, M> {
     transaction: Transaction,
     /// An answer that found the reply queue full. No request is taken until it is gone.
     answer: Option<Reply>,
-    log: PeerLog<ClientIndex>,
+    log: PeerLog,
 }
 
 /// The purpose of a request to the daemon.
@@ -111,7 +111,7 @@ struct Outstanding {
 /// The service.
 pub struct XenStore<S, M> {
     console: Console<S>,
-    daemon_log: PeerLog<&'static str>,
+    daemon_log: PeerLog,
     clock: Clock<S>,
     ring: Ring<M>,
     memory: M,
@@ -143,11 +143,11 @@ impl<S: System, M: Memory> XenStore<S, M> {
             server,
             transaction: Transaction::None,
             answer: None,
-            log: PeerLog::new(ClientIndex(index)),
+            log: PeerLog::new(Peer::Client(ClientIndex(index))),
         };
         let mut service = XenStore {
             console: caps.console,
-            daemon_log: PeerLog::new("the daemon"),
+            daemon_log: PeerLog::new(Peer::Named("the daemon")),
             clock: caps.clock,
             ring: Ring::new(caps.xenstore_ring.clone()),
             memory: caps.xenstore_ring,
