@@ -66,6 +66,7 @@ struct Chunks<'a, S> {
 }
 
 impl<S: System> Chunks<'_, S> {
+    #[inline(never)] // It is in every program, for each line twice.
     fn flush(&mut self) {
         let mut words = [0; 4];
         for (word, bytes) in words.iter_mut().zip(self.bytes.chunks_exact(8)) {

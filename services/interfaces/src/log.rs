@@ -4,7 +4,7 @@
 //! service that has several peers limits the lines about each of them: none can use up what is left
 //! for the others.
 
-use core::fmt::{self, Display, Write};
+use core::fmt::{self, Display};
 use core::time::Duration;
 
 use crate::capability::Console;
@@ -208,7 +208,7 @@ impl Display for Excerpt<'_> {
                 return f.write_str("...");
             }
             left -= shown.len();
-            shown.into_iter().try_for_each(|character| f.write_char(char::from(character)))?;
+            Display::fmt(&shown, f)?;
         }
         Ok(())
     }

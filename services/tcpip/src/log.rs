@@ -235,6 +235,7 @@ impl Logs {
         self.due = Instant::earlier(self.due, log.deadline());
     }
 
+    #[inline(never)]
     fn once<S: System>(&mut self, console: &Console<S>, now: Instant, line: Line) {
         let index = match TEXTS[line.kind as usize].1 {
             Peer::Application => FIRST_APPLICATION + line.client.index(),

@@ -154,7 +154,7 @@ impl Rules {
     /// Returns the index of the first rule, of any client and for any right, that covers `path`.
     #[must_use]
     pub fn covering(&self, path: &str, own: OwnDomid<'_>) -> Option<usize> {
-        self.0.iter().position(|entry| is_well_formed(path) && entry.covers(path, own))
+        is_well_formed(path).then(|| self.0.iter().position(|entry| entry.covers(path, own))).flatten()
     }
 
     /// Returns the path of the rule with this index.

@@ -15,11 +15,11 @@ impl<S: System, M: Memory> XenStore<S, M> {
         }
         let Some(outstanding) = self.outstanding.filter(|outstanding| outstanding.request == header.request) else {
             let id = header.request;
-            let line = format_args!("dropped an answer with an unknown request id ({id})");
+            let line = format_args!(" ({id})");
             return self.log_daemon(DaemonNote::UnknownAnswer, line);
         };
         if !self.unsent.is_empty() {
-            let line = format_args!("violation by the daemon: an answer to a request that was not sent yet");
+            let line = format_args!("");
             return self.log_daemon(DaemonNote::EarlyAnswer, line);
         }
         self.outstanding = None;
@@ -28,7 +28,7 @@ impl<S: System, M: Memory> XenStore<S, M> {
         } else if header.is(MessageType::Error) {
             Err(self.inbound.payload(&header).map_or(StoreError::Other, wire::store_error))
         } else {
-            let line = format_args!("violation by the daemon: an answer of the wrong type, {}", header.kind);
+            let line = format_args!(", {}", header.kind);
             self.log_daemon(DaemonNote::WrongType, line);
             Err(StoreError::Other)
         };
@@ -36,7 +36,7 @@ impl<S: System, M: Memory> XenStore<S, M> {
             Job::Greet => self.greeting_answered(result),
             Job::Reset => {
                 if result.is_err() {
-                    let line = format_args!("the daemon did not reset; earlier watches and transactions may remain");
+                    let line = format_args!("");
                     self.log_daemon(DaemonNote::NoReset, line);
                 }
                 self.connection = Connection::Up;
@@ -62,11 +62,11 @@ impl<S: System, M: Memory> XenStore<S, M> {
 
     fn greeting_answered(&mut self, result: Result<Header, StoreError>) {
         if !self.domid_answered(result) {
-            let line = format_args!("the daemon did not return this domain's id; asking again");
+            let line = format_args!("");
             self.log_daemon(DaemonNote::NoDomid, line);
         }
         if core::mem::take(&mut self.silent) {
-            self.log_daemon(DaemonNote::AnswersAgain, format_args!("the daemon answers again"));
+            self.log_daemon(DaemonNote::AnswersAgain, format_args!(""));
         }
         self.connection = Connection::Resetting;
     }
@@ -78,7 +78,7 @@ impl<S: System, M: Memory> XenStore<S, M> {
         watch.pending = true;
         if error.is_some() {
             let (client, path) = (watch.client, watch.path);
-            self.log_daemon(DaemonNote::LostWatch, format_args!("lost the watch of {client} on {path}"));
+            self.log_daemon(DaemonNote::LostWatch, format_args!(" of {client} on {path}"));
         }
     }
 
@@ -94,7 +94,7 @@ impl<S: System, M: Memory> XenStore<S, M> {
             // An event may still be on its way when its watch ends.
             None if index.is_some() => {}
             None => {
-                let line = format_args!("violation by the daemon: a watch event without a token (dropped)");
+                let line = format_args!("");
                 self.log_daemon(DaemonNote::NoToken, line);
             }
         }

@@ -38,19 +38,19 @@ pub(super) enum DaemonNote {
     Silent,
 }
 
-/// What is said of a note whose line was dropped, by its number.
-const LATE_NOTES: [&str; 11] = [
-    "an answer with an unknown request id",
-    "an answer to a request that was not sent yet",
-    "an answer of the wrong type",
-    "no reset",
-    "no id of this domain",
-    "it answers again",
-    "a watch is lost",
-    "a watch event without a token",
-    "a violation; reconnecting",
-    "a violation; the connection is dead",
-    "no answer",
+/// What is said of each note, by its number, before its details.
+const NOTES: [&str; 11] = [
+    "dropped an answer with an unknown request id",
+    "violation by the daemon: an answer to a request that was not sent yet",
+    "violation by the daemon: an answer of the wrong type",
+    "the daemon did not reset; earlier watches and transactions may remain",
+    "the daemon did not return this domain's id; asking again",
+    "the daemon answers again",
+    "lost the watch",
+    "violation by the daemon: a watch event without a token (dropped)",
+    "violation by the daemon",
+    "violation by the daemon",
+    "no answer from the daemon",
 ];
 
 /// A line about a client that the console may have dropped, without what was not kept.
@@ -103,9 +103,10 @@ impl<S: System, M: Memory> XenStore<S, M> {
         }
     }
 
-    /// Logs what the daemon did.
+    /// Logs what the daemon did, with details.
     #[cold]
-    pub(super) fn log_daemon(&mut self, note: DaemonNote, line: fmt::Arguments<'_>) {
+    pub(super) fn log_daemon(&mut self, note: DaemonNote, details: fmt::Arguments<'_>) {
+        let line = format_args!("{}{details}", NOTES[note as usize]);
         self.daemon_log.add(&self.console, self.clock.now(), note as usize, line);
     }
 
@@ -114,9 +115,8 @@ impl<S: System, M: Memory> XenStore<S, M> {
         for (client, state) in ClientIndex::first(self.clients.len()).zip(&mut self.clients) {
             state.log.catch_up(&self.console, now, &|kind, f| Late { client, kind, rules: &self.rules }.fmt(f));
         }
-        self.daemon_log.catch_up(&self.console, now, &|kind, f| {
-            write!(f, "the daemon, earlier: {}", LATE_NOTES.get(kind).copied().unwrap_or_default())
-        });
+        self.daemon_log
+            .catch_up(&self.console, now, &|kind, f| f.write_str(NOTES.get(kind).copied().unwrap_or_default()));
     }
 
     /// Returns the time of the next [`XenStore::catch_up`] that has something to say.

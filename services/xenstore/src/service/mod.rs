@@ -204,12 +204,12 @@ impl<S: System, M: Memory> XenStore<S, M> {
     fn handle_violation(&mut self, what: &str, now: Instant) {
         self.fail_outstanding(StoreError::Timeout);
         if self.ring.reconnect() {
-            self.log_daemon(DaemonNote::Reconnecting, format_args!("violation by the daemon: {what}; reconnecting"));
+            self.log_daemon(DaemonNote::Reconnecting, format_args!(": {what}; reconnecting"));
             self.silent = true;
             self.connect(now);
             self.port.send();
         } else {
-            self.log_daemon(DaemonNote::Dead, format_args!("violation by the daemon: {what}; the connection is dead"));
+            self.log_daemon(DaemonNote::Dead, format_args!(": {what}; the connection is dead"));
             // So that no transaction is aborted when its time is over.
             self.lose_transactions();
             self.connection = Connection::Dead;
@@ -236,7 +236,7 @@ impl<S: System, M: Memory> XenStore<S, M> {
         if self.outstanding.is_some_and(|outstanding| now >= outstanding.deadline) {
             if !self.silent {
                 let time = ANSWER_TIME.as_secs();
-                self.log_daemon(DaemonNote::Silent, format_args!("no answer from the daemon in {time} s"));
+                self.log_daemon(DaemonNote::Silent, format_args!(" in {time} s"));
             }
             self.silent = true;
             self.fail_outstanding(StoreError::Timeout);
