@@ -41,7 +41,8 @@ impl Connections {
         }
         let (held, most, free) = (self.sources.held(source), self.sources.most(), self.free_count());
         let has_share = if free == 0 {
-            let own_half_open = self.half_open.iter_mut().map(|sources| usize::from(sources.held(source))).sum::<usize>();
+            let own_half_open =
+                self.half_open.iter_mut().map(|sources| usize::from(sources.held(source))).sum::<usize>();
             let all = usize::from(held) + own_half_open;
             if all > 0 {
                 // An address that replaces its own opens one connection at a time.
