@@ -183,7 +183,8 @@ macro_rules! operations {
 
 operations! {
     /// Console: writes up to [`CONSOLE_CHUNK`] bytes of text, packed into `a0..a3` in little-endian
-    /// order and ended by the first NUL. A line feed ends the line.
+    /// order and ended by the first NUL. A line feed ends the line. Returns 1 if lines that it ends
+    /// may have been dropped, because the service exceeds its own rate or room, and 0 otherwise.
     ConsoleWrite = 1: Kind::Console, WRITE, "write";
     /// Clock: returns the monotonic time in ns since an arbitrary start.
     ClockNow = 2: Kind::Clock, NOW, "now";

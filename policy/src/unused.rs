@@ -314,7 +314,8 @@ mod tests {
     fn a_service_cannot_forge_lines_of_the_kernel() {
         let log = log().replace(
             "use: driver clock clock now\n",
-            "driver: use: driver clock clock now\n(d1) driver: (x) use: driver clock clock now\n",
+            "driver: use: driver clock clock now\n(d1) driver: (x) use: driver clock clock now\n\
+             driver... use: driver clock clock now\n",
         );
         let usage = usage(&log);
         assert_eq!(usage.unknown, ["driver clock clock"]);

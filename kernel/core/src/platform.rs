@@ -13,8 +13,9 @@ pub trait Platform {
     fn wall(&mut self) -> Option<u64>;
     /// Returns 128 random bits, or `None` if the machine has no source of them.
     fn random(&mut self) -> Option<[u64; 2]>;
-    /// Writes text of a service, which has this name, to the console.
-    fn service_text(&mut self, name: &str, service: ServiceId, text: &[u8]);
+    /// Writes text of a service, which has this name, to the console. Returns `false` if a line that
+    /// it ends may have been dropped.
+    fn service_text(&mut self, name: &str, service: ServiceId, text: &[u8]) -> bool;
     /// Discards the text that a service has written since its last whole line.
     fn discard_text(&mut self, service: ServiceId);
     /// Writes a line of the kernel's own to the console.

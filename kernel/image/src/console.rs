@@ -130,9 +130,12 @@ pub fn line(text: fmt::Arguments<'_>) {
     }
 }
 
-/// Prints text of a service at time `now` in ns.
-pub fn service_text(service: ServiceId, text: &[u8], now: u64) {
-    with_log(now, &mut |log, tables| log.add_text(tables, service, text, now));
+/// Prints text of a service at time `now` in ns. Returns `false` if a line that it ends may have
+/// been dropped.
+pub fn service_text(service: ServiceId, text: &[u8], now: u64) -> bool {
+    let mut printed = false;
+    with_log(now, &mut |log, tables| printed = log.add_text(tables, service, text, now));
+    printed
 }
 
 /// Discards the text that a service has written since its last whole line.

@@ -81,8 +81,8 @@ impl Platform for Machine {
         Some(generator.draw())
     }
 
-    fn service_text(&mut self, _: &str, service: ServiceId, text: &[u8]) {
-        console::service_text(service, text, self.shared_info.now());
+    fn service_text(&mut self, _: &str, service: ServiceId, text: &[u8]) -> bool {
+        console::service_text(service, text, self.shared_info.now())
     }
 
     fn discard_text(&mut self, service: ServiceId) {

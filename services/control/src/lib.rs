@@ -11,6 +11,7 @@ use core::time::Duration;
 
 use cloister_interfaces::capability::{Clock, Console, Power};
 use cloister_interfaces::control::{Control, Request as ControlRequest};
+use cloister_interfaces::log::Excerpt;
 use cloister_interfaces::store::{Action, PathLiteral, Reply, Request, Store, StoreError, Value};
 use cloister_interfaces::{Client, Instant, Memory, Notifications, Service, System};
 
@@ -275,8 +276,7 @@ impl<S: System, M: Memory> Controller<S, M> {
             Command::Suspend if self.suspend_logged => {}
             Command::Suspend => self.console.line(format_args!("suspend is not supported; not acknowledged")),
             Command::Unknown => {
-                let shown = text.escape_ascii();
-                self.console.line(format_args!("unknown command {shown}"));
+                self.console.line(format_args!("unknown command {}", Excerpt(text)));
             }
             Command::Power(_) => {}
         }

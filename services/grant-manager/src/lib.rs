@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod capabilities;
+mod log;
 mod pages;
 mod service;
 

@@ -7,10 +7,12 @@ use arrayvec::ArrayVec;
 use cloister_caps::{DomId, GrantRef, InvokeError, Status};
 use cloister_interfaces::capability::{Clock, Console, Grant};
 use cloister_interfaces::grants::{Grants, Reply, Request};
+use cloister_interfaces::log::{Peer, PeerLog};
 use cloister_interfaces::rules::{ClientGrantRule, ClientIndex, RuleIndex, decode_rules};
 use cloister_interfaces::{Instant, Memory, Notifications, PageRun, Server, Service, System};
 
 use crate::capabilities::{Caps, MAX_CLIENTS, MAX_RULES};
+use crate::log::{Denial, Late, LineKind};
 use crate::pages::{MAX_PAGES, PageSet};
 
 /// The largest number of pages whose grants are ended in one pass. The next pass begins at once and
@@ -73,6 +75,7 @@ struct ClientState<S, M> {
     answer: Option<Reply>,
     /// The rule that the client's request is ending. No request is taken until it is done.
     active_rule: Option<RuleIndex>,
+    log: PeerLog,
 }
 
 /// The service.
@@ -116,10 +119,14 @@ impl<S: System, M: Memory> GrantManager<S, M> {
             console: caps.console,
             clock: caps.clock,
             rules: caps.grant_rules.into_iter().map(rule).collect(),
-            clients: caps
-                .grants_clients
-                .into_iter()
-                .map(|server| ClientState { server, answer: None, active_rule: None })
+            clients: (0..)
+                .zip(caps.grants_clients)
+                .map(|(index, server)| ClientState {
+                    server,
+                    answer: None,
+                    active_rule: None,
+                    log: PeerLog::new(Peer::Client(ClientIndex(index))),
+                })
                 .collect(),
             client_rules: caps.rules,
             any_answered: false,
@@ -142,9 +149,18 @@ impl<S: System, M: Memory> GrantManager<S, M> {
         }
     }
 
-    fn refuse(&mut self, client: ClientIndex, rule: u8, why: &str) {
-        self.console.line(format_args!("refused {client}, rule {rule}: {why}"));
+    fn refuse(&mut self, client: ClientIndex, rule: u8, why: Denial) {
+        let line = format_args!("refused {client}, rule {rule}: {why}");
+        self.log_about(client, LineKind::Refused(rule, why), line);
         self.answer_client(client, Reply::Refused { rule });
+    }
+
+    /// Logs a line about a client.
+    #[cold]
+    fn log_about(&mut self, client: ClientIndex, kind: LineKind, line: fmt::Arguments<'_>) {
+        if let Some(state) = self.clients.get_mut(client.index()) {
+            state.log.add(&self.console, self.clock.now(), kind.number(), line);
+        }
     }
 
     /// Takes the client's next request if none is under way. Returns `true` if there was one.
@@ -155,7 +171,9 @@ impl<S: System, M: Memory> GrantManager<S, M> {
         }
         match state.server.requests.pop() {
             None => return false,
-            Some(Err(malformed)) => self.console.line(format_args!("violation by {client}: {malformed}")),
+            Some(Err(malformed)) => {
+                self.log_about(client, LineKind::Malformed, format_args!("violation by {client}: {malformed}"));
+            }
             Some(Ok(request)) => self.begin_request(client, request),
         }
         true
@@ -164,11 +182,11 @@ impl<S: System, M: Memory> GrantManager<S, M> {
     fn begin_request(&mut self, client: ClientIndex, request: Request) {
         let (Request::Issue { rule: number, .. } | Request::End { rule: number }) = request;
         let Some(entry) = self.find_rule(client, number) else {
-            return self.refuse(client, number, "the policy gives it no such rule");
+            return self.refuse(client, number, Denial::NoRule);
         };
         let Some(rule) = self.rules.get_mut(entry.rule.index()) else { return };
         if rule.state != RuleState::Idle && rule.owner.is_some_and(|(owner, _)| owner != client) {
-            return self.refuse(client, number, "another client uses the rule");
+            return self.refuse(client, number, Denial::Used);
         }
         if let Request::Issue { pages, peer, .. } = request
             && let Err(why) = check_issue(&entry, rule, pages, peer)
@@ -182,7 +200,7 @@ impl<S: System, M: Memory> GrantManager<S, M> {
                 Ok(reference) => {
                     self.answer_client(client, Reply::Issued { rule: number, reference, count: pages.count() });
                 }
-                Err(_) => self.refuse(client, number, "the kernel refused"),
+                Err(_) => self.refuse(client, number, Denial::Kernel),
             },
             Request::End { .. } => {
                 rule.ending = rule.granted.clone();
@@ -243,13 +261,14 @@ impl<S: System, M: Memory> GrantManager<S, M> {
             Reason::Requested => {
                 if still_mapped > 0 {
                     let line = format_args!("the peer still maps {still_mapped} pages of rule {index}");
-                    self.console.line(line);
+                    self.log_about(client, LineKind::StillMapped(number), line);
                 }
                 self.answer_client(client, Reply::Ended { rule: number, still_mapped });
             }
             Reason::Retry { silent, .. } if still_mapped == 0 => {
                 rule.released = !silent;
-                self.console.line(format_args!("the peer has unmapped all pages of rule {index}"));
+                let line = format_args!("the peer has unmapped all pages of rule {index}");
+                self.log_about(client, LineKind::Unmapped(number), line);
             }
             Reason::Undo | Reason::Retry { .. } => {}
         }
@@ -290,21 +309,21 @@ impl<S: System> Rule<S> {
 ///
 /// # Errors
 /// The reason why it does not, for the log.
-fn check_issue<S>(entry: &ClientGrantRule, rule: &Rule<S>, pages: PageRun, peer: DomId) -> Result<(), &'static str> {
+fn check_issue<S>(entry: &ClientGrantRule, rule: &Rule<S>, pages: PageRun, peer: DomId) -> Result<(), Denial> {
     if pages.last() >= MAX_PAGES.min(entry.count) {
-        return Err("the pages are out of range");
+        return Err(Denial::Range);
     }
     if !peer.is_real() || peer.0 < entry.peer_first || peer.0 > entry.peer_last {
-        return Err("the rule does not allow this peer");
+        return Err(Denial::Peer);
     }
     if u32::from(rule.granted.count()) + u32::from(pages.count()) > u32::from(entry.count) {
-        return Err("too many pages for the rule");
+        return Err(Denial::Count);
     }
     if rule.granted.contains_any(pages) {
-        return Err("a page of these is granted already");
+        return Err(Denial::Granted);
     }
     if rule.state != RuleState::Idle {
-        return Err("grants of the rule are still ending");
+        return Err(Denial::Ending);
     }
     Ok(())
 }
@@ -341,6 +360,10 @@ impl<S: System, M: Memory> Service for GrantManager<S, M> {
             self.advance(index, now, &mut budget);
         }
         self.notify_released();
+        for (client, state) in ClientIndex::first(self.clients.len()).zip(&mut self.clients) {
+            let late = |kind| Late { client, kind: LineKind::from_number(kind) };
+            state.log.catch_up(&self.console, now, &|kind, f| write!(f, "{}", late(kind)));
+        }
         self.clients.iter_mut().for_each(|state| state.server.replies.flush());
         self.work_left = unread | self.any_answered;
     }
@@ -353,6 +376,7 @@ impl<S: System, M: Memory> Service for GrantManager<S, M> {
             RuleState::StillMapped { retry_at, .. } => Some(retry_at),
             _ => None,
         };
-        self.rules.iter().filter_map(retry_at).min()
+        let of_logs = self.clients.iter().filter_map(|state| state.log.deadline()).min();
+        Instant::earlier(self.rules.iter().filter_map(retry_at).min(), of_logs)
     }
 }

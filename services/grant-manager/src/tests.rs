@@ -180,6 +180,80 @@ fn what_the_policy_does_not_give_is_refused_and_the_kernel_not_asked() {
     assert_eq!(world.system.console().lines().count(), cases.len());
 }
 
+/// The lines that the kernel lets through of a service at once (`console::line::Credit`, which the
+/// service does not know).
+const KERNEL_BURST: usize = 200;
+
+/// A flood of one kind comes before a deed of another reason, of another rule, and of another
+/// client.
+#[test]
+fn a_flood_of_refused_requests_hides_no_deed() {
+    let malformed = [9, 0, 0, 0, 0, 0, 0, 0];
+    for flood in [Some(issue(0, 100, 1)), Some(Request::End { rule: 99 }), None] {
+        let mut world = World::new(8);
+        for _ in 0..400 {
+            match flood {
+                Some(request) => drop(world.ask(0, request)),
+                None => {
+                    world.clients[0].requests.send(&issue(0, 0, 1)).expect("room");
+                    world.memory[0].requests.rewrite_last(&malformed);
+                    world.run();
+                }
+            }
+        }
+        world.ask(0, Request::Issue { rule: 0, pages: run(0, 1), peer: DomId(77) });
+        world.ask(0, issue(1, 500, 1));
+        world.ask(1, issue(7, 0, 1));
+        let log = world.system.console();
+        for deed in [
+            "refused client 0, rule 0: the rule does not allow this peer",
+            "refused client 0, rule 1: the pages are out of range",
+            "refused client 1, rule 7: the policy gives it no such rule",
+        ] {
+            assert!(log.lines().take(KERNEL_BURST).any(|line| line == deed), "{deed}\n{log}");
+        }
+        let due = world.service.deadline().expect("a count is due").0;
+        world.system.set_now(due);
+        world.service.notified(Notifications::ALL);
+        let log = world.system.console();
+        let counts = log.lines().filter_map(|line| line.strip_suffix(" more lines about client 0"));
+        let counted: usize = counts.map(|count| count.parse::<usize>().unwrap()).sum();
+        let about_it =
+            |line: &&str| line.starts_with("refused client 0,") || line.starts_with("violation by client 0:");
+        assert_eq!(log.lines().filter(about_it).count() + counted, 402);
+    }
+}
+
+/// A client ends what a peer that helps it goes on mapping, again and again.
+#[test]
+fn a_flood_of_ends_hides_no_deed_of_another() {
+    let mut world = World::new(8);
+    assert!(matches!(world.ask(0, issue(0, 0, 1))[..], [Reply::Issued { .. }]));
+    world.kernel.borrow_mut().in_use.extend((0..32).flat_map(|slot| [(slot, 0), (slot, 1)]));
+    for _ in 0..400 {
+        world.ask(0, Request::End { rule: 0 });
+    }
+    world.ask(1, issue(7, 0, 1));
+    let log = world.system.console();
+    assert!(log.starts_with("the peer still maps 1 pages of rule 0\n"), "{log}");
+    assert!(log.lines().take(KERNEL_BURST).any(|line| line.starts_with("refused client 1, rule 7: ")), "{log}");
+}
+
+/// What the console drops is said later.
+#[test]
+fn a_refusal_that_the_console_drops_is_said_later() {
+    let mut world = World::new(8);
+    world.system.drop_lines(true);
+    world.ask(0, issue(99, 0, 1));
+    world.ask(1, issue(0, 500, 1));
+    world.system.drop_lines(false);
+    world.system.set_now(world.service.deadline().expect("it is due").0);
+    world.service.notified(Notifications::ALL);
+    let expected = "refused client 0, rule 8 or above: the policy gives it no such rule\n\
+                    refused client 1, rule 0: the pages are out of range\n";
+    assert_eq!(world.system.console(), expected);
+}
+
 #[test]
 fn a_request_for_no_pages_or_for_pages_past_the_last_number_is_malformed() {
     for (first, count) in [(0_u16, 0_u16), (u16::MAX, 2), (u16::MAX, u16::MAX)] {

@@ -42,11 +42,18 @@ capability! {
 impl<S: System> Console<S> {
     /// Writes one line.
     pub fn line(&self, text: fmt::Arguments<'_>) {
-        let mut chunks = Chunks { console: self, bytes: [0; CONSOLE_CHUNK], used: 0 };
+        self.try_line(text);
+    }
+
+    /// Writes one line. Returns `false` if it may have been dropped, because this service has
+    /// exceeded its rate or its room, or if the kernel refuses.
+    pub fn try_line(&self, text: fmt::Arguments<'_>) -> bool {
+        let mut chunks = Chunks { console: self, bytes: [0; CONSOLE_CHUNK], used: 0, printed: true };
         // Writing to `Chunks` never fails.
         let _ = chunks.write_fmt(text);
         let _ = chunks.write_str("\n");
         chunks.flush();
+        chunks.printed
     }
 }
 
@@ -54,15 +61,19 @@ struct Chunks<'a, S> {
     console: &'a Console<S>,
     bytes: [u8; CONSOLE_CHUNK],
     used: usize,
+    /// No part of the line may have been dropped.
+    printed: bool,
 }
 
 impl<S: System> Chunks<'_, S> {
+    #[inline(never)] // It is in every program, for each line twice.
     fn flush(&mut self) {
         let mut words = [0; 4];
         for (word, bytes) in words.iter_mut().zip(self.bytes.chunks_exact(8)) {
             *word = u64::from_le_bytes(bytes.try_into().unwrap_or_default());
         }
-        let _ = self.console.system.invoke(self.console.slot, Operation::ConsoleWrite, words);
+        let answer = self.console.system.invoke(self.console.slot, Operation::ConsoleWrite, words);
+        self.printed &= matches!(answer, Ok([0, _]));
         self.bytes = [0; CONSOLE_CHUNK];
         self.used = 0;
     }

@@ -7,6 +7,7 @@
 //! - [`capability`] and [`queue`] are typed capabilities on top of [`system`].
 //! - [`message`] encodes and decodes messages, and [`protocol`] defines those of each interface.
 //! - [`pages`] holds the numbers of pages, and offsets in them, that messages carry.
+//! - [`log`] limits what a service says of each of its peers.
 //! - [`rules`] is the format of the rules that a service enforces itself.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
@@ -14,6 +15,7 @@
 extern crate alloc;
 
 pub mod capability;
+pub mod log;
 pub mod message;
 pub mod pages;
 pub mod protocol;

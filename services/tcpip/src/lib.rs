@@ -20,7 +20,7 @@ mod capabilities;
 pub mod config;
 mod echo;
 pub mod link;
-mod once_log;
+mod log;
 mod quiesce;
 pub mod segment;
 mod stack;

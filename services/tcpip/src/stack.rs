@@ -6,6 +6,7 @@ mod notices;
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::fmt;
 use core::time::Duration;
 
 use arrayvec::ArrayVec;
@@ -23,7 +24,7 @@ use crate::echo::Echo;
 use crate::link::arp;
 use crate::link::device::{Event, LinkDevice, QUEUE_RETRY};
 use crate::link::frame::FrameKind;
-use crate::once_log::{OnceLog, Violation};
+use crate::log::{Logs, State, Violation};
 use crate::quiesce::Quiesce;
 use crate::segment::Segment;
 use crate::tcp::app_stream::Streams;
@@ -55,7 +56,7 @@ pub struct Stack<S, M: Memory> {
     console: Console<S>,
     clock: Clock<S>,
     entropy: Entropy<S>,
-    once_log: OnceLog,
+    logs: Logs,
     device: LinkDevice<S, M>,
     interface: Option<Box<Interface>>,
     connections: Connections,
@@ -101,7 +102,7 @@ impl<S: System, M: Memory> Stack<S, M> {
         let address = Address::new(config.addressing, &mut other_sockets);
         let echo = config.udp_echo.and_then(|port| Echo::new(port, &mut other_sockets));
         Stack {
-            once_log: OnceLog::default(),
+            logs: Logs::new(),
             console: caps.console,
             clock: caps.clock,
             entropy: caps.entropy,
@@ -132,8 +133,8 @@ impl<S: System, M: Memory> Stack<S, M> {
                     self.link_up(mac, mtu, now);
                     self.connections.mark_all_ready();
                 }
-                Event::Down => self.console.line(format_args!("link down")),
-                Event::Violation(kind) => self.once_log.violation(&self.console, kind),
+                Event::Down => self.logs.state(&self.console, now, State::LinkDown, format_args!("link down")),
+                Event::Violation(kind) => self.logs.violation(&self.console, now, ClientIndex::default(), kind),
             }
         }
         budget == 0
@@ -142,7 +143,8 @@ impl<S: System, M: Memory> Stack<S, M> {
     /// Handles a link that has come up, for the first time or again. Connections outlive the link,
     /// but what was learnt about the hosts on it does not.
     fn link_up(&mut self, mac: [u8; 6], mtu: u16, now: Instant) {
-        self.console.line(format_args!("link up: {}, MTU {mtu}", EthernetAddress(mac)));
+        let line = format_args!("link up: {}, MTU {mtu}", EthernetAddress(mac));
+        self.logs.state(&self.console, now, State::LinkUp, line);
         let change = self.address.link_up(&mut self.other_sockets);
         self.other_sockets_at = Some(now);
         self.recreate_interface(mac, now);
@@ -154,12 +156,15 @@ impl<S: System, M: Memory> Stack<S, M> {
 
     #[cold]
     fn address_changed(&mut self, change: Change, now: Instant) {
+        let mut log = |state, line: fmt::Arguments<'_>| self.logs.state(&self.console, now, state, line);
         match change {
-            Change::Impossible => return self.once_log.violation(&self.console, Violation::Lease),
-            Change::Lost => self.console.line(format_args!("address lost")),
+            Change::Impossible => {
+                return self.logs.violation(&self.console, now, ClientIndex::default(), Violation::Lease);
+            }
+            Change::Lost => log(State::AddressLost, format_args!("address lost")),
             Change::Gained(lease) => match lease.gateway {
-                Some(gateway) => self.console.line(format_args!("address {}, gateway {gateway}", lease.address)),
-                None => self.console.line(format_args!("address {}, no gateway", lease.address)),
+                Some(gateway) => log(State::Address, format_args!("address {}, gateway {gateway}", lease.address)),
+                None => log(State::Address, format_args!("address {}, no gateway", lease.address)),
             },
         }
         self.connections.time_wait.clear();
@@ -319,6 +324,7 @@ impl<S: System, M: Memory> Stack<S, M> {
             self.connections.update_stage(id, now);
         }
         let notified = self.notify_of(id, now);
+        self.connections.note_use(id, now);
         if sent == Progress::Done && !notified { Progress::Blocked } else { sent }
     }
 
@@ -393,7 +399,8 @@ impl<S: System, M: Memory> Stack<S, M> {
         let blocked = self.device.is_blocked().then_some(now + QUEUE_RETRY);
         // While the link cannot send, these sockets have nothing to do until a notification.
         let other_sockets = self.other_sockets_at.filter(|_| self.device.can_send());
-        let of_connections = Instant::earlier(self.connections.deadline(), self.quiesce.deadline());
+        let of_logs = Instant::earlier(self.quiesce.deadline(), self.logs.deadline());
+        let of_connections = Instant::earlier(self.connections.deadline(), of_logs);
         Instant::earlier(of_connections, Instant::earlier(blocked, other_sockets))
     }
 
@@ -414,7 +421,7 @@ impl<S: System, M: Memory> Service for Stack<S, M> {
         more |= self.drain_clients(now);
         let requested = self.quiesce.is_requested();
         if let Err(malformed) = self.quiesce.drain() {
-            self.once_log.violation(&self.console, Violation::Control(malformed));
+            self.logs.violation(&self.console, now, ClientIndex::default(), Violation::Control(malformed));
         }
         if requested != self.quiesce.is_requested() {
             // Idle connections end now.
@@ -434,6 +441,9 @@ impl<S: System, M: Memory> Service for Stack<S, M> {
         more |= self.serve_connections(now);
         self.quiesce.advance(now, &mut self.connections, &mut self.device);
         self.notify_network();
+        if self.logs.deadline().is_some_and(|at| at <= now) {
+            self.logs.catch_up(&self.console, now);
+        }
         self.flush();
         self.deadline = self.next_deadline(now, more);
     }

@@ -1,6 +1,9 @@
 //! tcpip with a netfront and an application that send anything at all.
 #![forbid(unsafe_code)]
 
+#[path = "hostile/log.rs"]
+mod log;
+
 use std::collections::BTreeMap;
 use std::num::NonZeroU16;
 
@@ -314,8 +317,8 @@ fn a_connection_that_does_not_exist_is_a_violation_and_port_0_is_refused() {
     assert_eq!(
         bench.logged(),
         [
-            "refused an application: a port that is 0 or taken (logged once)",
-            "violation by an application: a connection that it does not have (logged once)",
+            "refused an application: a port that is 0 or taken (client 0, logged once)",
+            "violation by an application: a connection that it does not have (client 0, logged once)",
         ]
     );
 }

@@ -21,6 +21,14 @@ struct Pin<S> {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PinIndex(u8);
 
+impl PinIndex {
+    /// Returns the index into a list of pins.
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
 /// The domain sets whose peer nodes say.
 pub struct Pins<S>(ArrayVec<Pin<S>, MAX_PINS>);
 

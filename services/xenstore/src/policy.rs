@@ -150,6 +150,18 @@ impl Rules {
                 rule.client == client && has && entry.covers(path, own)
             })
     }
+
+    /// Returns the index of the first rule, of any client and for any right, that covers `path`.
+    #[must_use]
+    pub fn covering(&self, path: &str, own: OwnDomid<'_>) -> Option<usize> {
+        is_well_formed(path).then(|| self.0.iter().position(|entry| entry.covers(path, own))).flatten()
+    }
+
+    /// Returns the path of the rule with this index.
+    #[must_use]
+    pub fn path(&self, index: usize) -> Option<&'static str> {
+        self.0.get(index).map(|entry| entry.rule.path)
+    }
 }
 
 #[cfg(test)]

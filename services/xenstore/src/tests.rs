@@ -1,5 +1,6 @@
 //! The service against the simulated daemon, and against a hostile one.
 
+mod log;
 mod passes;
 mod pins;
 

@@ -24,7 +24,9 @@ impl Platform for NullPlatform {
     fn random(&mut self) -> Option<[u64; 2]> {
         None
     }
-    fn service_text(&mut self, _: &str, _: ServiceId, _: &[u8]) {}
+    fn service_text(&mut self, _: &str, _: ServiceId, _: &[u8]) -> bool {
+        true
+    }
     fn discard_text(&mut self, _: ServiceId) {}
     fn log(&mut self, _: core::fmt::Arguments<'_>) {}
     fn open_port(&mut self, _: DomId) -> Option<EvtchnPort> {
@@ -146,10 +148,11 @@ impl Platform for CheckingPlatform<'_> {
     fn random(&mut self) -> Option<[u64; 2]> {
         self.random
     }
-    fn service_text(&mut self, name: &str, service: ServiceId, text: &[u8]) {
+    fn service_text(&mut self, name: &str, service: ServiceId, text: &[u8]) -> bool {
         assert_eq!(name, self.tables.service_name(service));
         assert!(text.len() <= 32, "a system call carries 32 bytes");
         self.text.push((service, text.to_vec()));
+        true
     }
     fn discard_text(&mut self, service: ServiceId) {
         self.discarded.push(service);

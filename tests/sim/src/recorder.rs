@@ -10,12 +10,19 @@ use cloister_interfaces::System;
 pub type Call = (Slot, Operation, [u64; 4]);
 type Handler = dyn FnMut(Slot, Operation, [u64; 4]) -> Result<[u64; 2], InvokeError>;
 
+/// What the console has taken.
+#[derive(Default)]
+struct Output {
+    text: RefCell<String>,
+    drops_lines: Cell<bool>,
+}
+
 /// A system whose answers a test chooses. Without a handler, the clock returns the time of
 /// [`Recorder::set_now`], random draws return a counter, and all else returns zeros.
 #[derive(Clone)]
 pub struct Recorder {
     calls: Rc<RefCell<Vec<Call>>>,
-    text: Rc<RefCell<String>>,
+    output: Rc<Output>,
     now: Rc<Cell<u64>>,
     reads: Rc<Cell<u64>>,
     draws: Rc<Cell<u64>>,
@@ -26,7 +33,7 @@ impl Default for Recorder {
     fn default() -> Self {
         Recorder {
             calls: Rc::default(),
-            text: Rc::default(),
+            output: Rc::default(),
             now: Rc::new(Cell::new(1_000_000_000)),
             reads: Rc::default(),
             draws: Rc::default(),
@@ -65,20 +72,32 @@ impl Recorder {
         self.calls.take()
     }
 
+    /// Makes the console drop all that is written from now on, and say so, or print it.
+    pub fn drop_lines(&self, drop: bool) {
+        self.output.drops_lines.set(drop);
+    }
+
+    /// Returns what was written to the console since the last call.
+    #[must_use]
+    pub fn take_console(&self) -> String {
+        self.output.text.take()
+    }
+
     /// Returns all that was written to the console.
     #[must_use]
     pub fn console(&self) -> String {
-        self.text.borrow().clone()
+        self.output.text.borrow().clone()
     }
 }
 
 impl System for Recorder {
     fn invoke(&self, slot: Slot, operation: Operation, arguments: [u64; 4]) -> Result<[u64; 2], InvokeError> {
         match operation {
+            Operation::ConsoleWrite if self.output.drops_lines.get() => Ok([1, 0]),
             Operation::ConsoleWrite => {
                 let bytes: Vec<u8> =
                     arguments.iter().flat_map(|word| word.to_le_bytes()).take_while(|byte| *byte != 0).collect();
-                self.text.borrow_mut().push_str(&String::from_utf8_lossy(&bytes));
+                self.output.text.borrow_mut().push_str(&String::from_utf8_lossy(&bytes));
                 Ok([0; 2])
             }
             Operation::ClockNow | Operation::ClockWall => {

@@ -22,7 +22,7 @@ const HEADER: usize = 3;
 pub struct Account(usize);
 
 impl Account {
-    /// The account of the kernel's own lines. They may use all room that is left.
+    /// The account of the kernel's own lines. They may use all room but that of other accounts.
     pub const KERNEL: Account = Account(0);
     const COUNT: usize = 1 + 2 * MAX_SERVICES;
 
@@ -41,9 +41,11 @@ impl Account {
 
 /// Holds lines, and returns their bytes in the order in which they came.
 ///
-/// Each account of a service has [`OWN_ROOM`]. What an account uses beyond it comes from a room
-/// that the services have in common. The rest, at least [`KERNEL_ROOM`], is the kernel's. So no
-/// service can displace the lines of the kernel or of another service.
+/// Each account of a service has [`OWN_ROOM`], which no other may use. What an account uses beyond
+/// it comes from a room that the services have in common. The rest, at least [`KERNEL_ROOM`], is
+/// the kernel's, and what is free of the common room may be. So neither a service, nor the lines
+/// that the kernel writes about one, can displace the first lines of another, and no service those
+/// of the kernel.
 ///
 /// Without lines, all of it is zero: as a static, it takes no room in the image and no time at
 /// boot.
@@ -62,18 +64,31 @@ pub struct Backlog {
     left: usize,
     /// Bytes that the services have in common.
     common: usize,
+    /// The number of accounts that have room of their own, from the first after the kernel's.
+    owners: usize,
 }
 
 impl Backlog {
-    /// Creates a backlog without lines, in which the services have no room in common.
+    /// Creates a backlog without lines. Until [`Backlog::share_among`] it keeps no room for any
+    /// account.
     #[must_use]
     pub const fn new() -> Backlog {
-        Backlog { bytes: [0; CAPACITY], head: 0, length: 0, used: [0; Account::COUNT], taken: 0, left: 0, common: 0 }
+        Backlog {
+            bytes: [0; CAPACITY],
+            head: 0,
+            length: 0,
+            used: [0; Account::COUNT],
+            taken: 0,
+            left: 0,
+            common: 0,
+            owners: 0,
+        }
     }
 
-    /// Gives the services, of which there are `services`, a common room: all that is neither the
-    /// kernel's nor an account's own.
+    /// Keeps room for the accounts of the services, of which there are `services`, and gives them a
+    /// common room: all that is neither the kernel's nor an account's own.
     pub fn share_among(&mut self, services: usize) {
+        self.owners = (2 * services).min(Account::COUNT - 1);
         self.common = (CAPACITY - KERNEL_ROOM).saturating_sub(2 * services * OWN_ROOM);
     }
 
@@ -105,13 +120,25 @@ impl Backlog {
 
     /// Returns the number of bytes that the account may add.
     fn room(&self, account: usize) -> usize {
-        let free = CAPACITY - self.length;
+        let (mut kept, mut in_common) = (0, 0);
+        for (other, used) in self.used.iter().enumerate().skip(1) {
+            in_common += used.saturating_sub(OWN_ROOM);
+            if other != account && other <= self.owners {
+                kept += OWN_ROOM.saturating_sub(*used);
+            }
+        }
+        let free = (CAPACITY - self.length).saturating_sub(kept);
         if account == Account::KERNEL.0 {
             return free;
         }
-        let in_common: usize = self.used.iter().skip(1).map(|used| used.saturating_sub(OWN_ROOM)).sum();
         let own = OWN_ROOM.saturating_sub(self.used[account]);
         free.min(own + self.common.saturating_sub(in_common))
+    }
+
+    /// Returns `true` if the lines of the account that wait use no more than its own room.
+    #[must_use]
+    pub fn is_within_own_room(&self, Account(account): Account) -> bool {
+        self.used[account] <= OWN_ROOM
     }
 
     /// Returns the byte at this distance from the first that waits.
@@ -239,6 +266,24 @@ mod tests {
         assert!(!backlog.push(Account::KERNEL, format_args!("{:x>95}", "")));
     }
 
+    /// Two lines of the kernel for each of many faults, while nothing is taken.
+    #[test]
+    fn the_kernel_cannot_use_the_room_of_services() {
+        let mut backlog = Backlog::new();
+        backlog.share_among(5);
+        let kernel = fill(&mut backlog, Account::KERNEL, 95);
+        assert_eq!(kernel, (CAPACITY - 10 * OWN_ROOM) / 100, "all but the services' own room");
+        // A service that had the common room now could use that of the others.
+        let rest = (CAPACITY - 10 * OWN_ROOM) % 100;
+        assert_eq!(fill(&mut backlog, Account::text(id(0)), 95), (OWN_ROOM + rest) / 100);
+        for service in 1..5 {
+            for account in [Account::text(id(service)), Account::refusals(id(service))] {
+                assert_eq!(fill(&mut backlog, account, 95), OWN_ROOM / 100);
+            }
+        }
+        assert!(!backlog.push(Account::KERNEL, format_args!("{:x>95}", "")));
+    }
+
     #[test]
     fn with_fewer_services_there_is_more_in_common() {
         let mut backlog = Backlog::new();
@@ -269,14 +314,38 @@ mod tests {
     }
 
     fn step() -> impl Strategy<Value = Step> {
+        // More comes than is taken, and a third of it is the kernel's: the backlog is full in turns.
+        let account = || prop_oneof![1 => Just(Account::KERNEL.0), 2 => 0..Account::COUNT];
         prop_oneof![
-            3 => (0..Account::COUNT, 0_usize..600).prop_map(|(account, length)| Step::Push(account, length)),
-            2 => (0_usize..2500).prop_map(Step::Take),
+            4 => (account(), 0_usize..600).prop_map(|(account, length)| Step::Push(account, length)),
+            1 => (0_usize..1000).prop_map(Step::Take),
         ]
     }
 
+    /// The lines that wait: account, bytes, and bytes taken.
+    type Lines = Vec<(usize, Vec<u8>, usize)>;
+
+    /// Returns the bytes that each account uses, with headers.
+    fn uses(lines: &Lines) -> [usize; Account::COUNT] {
+        let mut uses = [0; Account::COUNT];
+        for (account, text, taken) in lines {
+            uses[*account] += text.len() - taken + if *taken == 0 { HEADER } else { 0 };
+        }
+        uses
+    }
+
+    /// Returns `true` if these lines may wait, after one of `account`: with every account of a
+    /// service as full as its own room at least, everything fits; and the services leave the kernel
+    /// its room, unless the line is within its account's own.
+    fn may_wait(uses: &[usize; Account::COUNT], account: usize, services: usize) -> bool {
+        let of_services: usize = uses[1..=2 * services].iter().map(|used| (*used).max(OWN_ROOM)).sum();
+        let kernel_keeps = of_services + KERNEL_ROOM <= CAPACITY;
+        uses[0] + of_services <= CAPACITY && (account == 0 || uses[account] <= OWN_ROOM || kernel_keeps)
+    }
+
     proptest! {
-        /// A plain queue of lines says what comes out, and plain sums say what there is room for.
+        /// A plain queue of lines says what comes out. What may wait is said of the lines that then
+        /// wait, not of the room before.
         #[test]
         fn the_lines_are_those_of_a_plain_queue(
             services in 1..=MAX_SERVICES,
@@ -284,28 +353,20 @@ mod tests {
         ) {
             let mut backlog = Backlog::new();
             backlog.share_among(services);
-            let common = CAPACITY - KERNEL_ROOM - 2 * services * OWN_ROOM;
-            // The lines that wait: account, bytes, and bytes taken.
-            let mut lines: Vec<(usize, Vec<u8>, usize)> = Vec::new();
+            let mut lines = Lines::new();
             for (number, step) in steps.into_iter().enumerate() {
                 match step {
                     Step::Push(account, length) => {
                         let account = account.min(2 * services);
                         let text = format!("{number:<length$}");
-                        let waits = |wanted: &dyn Fn(usize) -> bool| -> usize {
-                            let of = lines.iter().filter(|line| wanted(line.0));
-                            of.map(|(_, text, taken)| text.len() - taken + if *taken == 0 { HEADER } else { 0 }).sum()
-                        };
-                        let excess = |account: usize| waits(&|other| other == account).saturating_sub(OWN_ROOM);
-                        let needs = text.len() + 2 + HEADER;
-                        let others: usize = (1..Account::COUNT).filter(|other| *other != account).map(excess).sum();
-                        let own = (waits(&|other| other == account) + needs).saturating_sub(OWN_ROOM);
-                        let fits = waits(&|_| true) + needs <= CAPACITY;
-                        let allowed = account == 0 || own == 0 || others + own <= common;
-                        prop_assert_eq!(backlog.push(Account(account), format_args!("{text}")), fits && allowed);
-                        if fits && allowed {
-                            lines.push((account, format!("{text}\r\n").into_bytes(), 0));
+                        lines.push((account, format!("{text}\r\n").into_bytes(), 0));
+                        let allowed = may_wait(&uses(&lines), account, services);
+                        if !allowed {
+                            lines.pop();
                         }
+                        prop_assert_eq!(backlog.push(Account(account), format_args!("{text}")), allowed);
+                        let within = uses(&lines)[account] <= OWN_ROOM;
+                        prop_assert_eq!(backlog.is_within_own_room(Account(account)), within);
                     }
                     Step::Take(most) => {
                         let bytes = backlog.take(most).to_vec();
@@ -322,6 +383,11 @@ mod tests {
                         }
                     }
                 }
+            }
+            // Whatever was done, a service whose lines are gone can write the longest one.
+            for account in (1..=2 * services).filter(|account| uses(&lines)[*account] == 0) {
+                let longest = OWN_ROOM - HEADER - 2;
+                prop_assert!(backlog.push(Account(account), format_args!("{:x>longest$}", "")), "{}", account);
             }
         }
     }

@@ -6,23 +6,46 @@ pub struct LineBuffer {
     bytes: [u8; LineBuffer::LENGTH],
     /// Bytes of the line so far.
     used: usize,
+    /// The line so far continues one that was broken.
+    continues: bool,
 }
 
+/// A line, or a part of one that is too long.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Part<'a> {
+    /// The text.
+    pub text: &'a str,
+    /// It continues the part before. The service chose where it begins, so it must not look like a
+    /// line of its own.
+    pub continues: bool,
+}
+
+impl Part<'_> {
+    /// Returns what stands between the name of the service and the text.
+    #[must_use]
+    pub const fn mark(&self) -> &'static str {
+        if self.continues { CONTINUED } else { ": " }
+    }
+}
+
+/// What stands before a part that continues a line.
+pub const CONTINUED: &str = "... ";
+
 impl LineBuffer {
-    /// The longest line in bytes. Longer ones are broken.
+    /// The longest line in bytes. Longer ones are broken into parts.
     pub const LENGTH: usize = 160;
 
     /// Creates an empty line.
     #[must_use]
     pub const fn new() -> LineBuffer {
-        LineBuffer { bytes: [0; LineBuffer::LENGTH], used: 0 }
+        LineBuffer { bytes: [0; LineBuffer::LENGTH], used: 0, continues: false }
     }
 
-    /// Adds a byte. If it ends a line, returns the line.
+    /// Adds a byte. If it ends a line, or is the last for which a line has room, returns that part.
     ///
     /// Control characters and bytes that are not ASCII become `?`, so that no service can send a
     /// command to the operator's terminal.
-    pub fn push(&mut self, byte: u8) -> Option<&str> {
+    pub fn push(&mut self, byte: u8) -> Option<Part<'_>> {
         let ends = byte == b'\n';
         if !ends && let Some(next) = self.bytes.get_mut(self.used) {
             *next = if matches!(byte, b' '..=b'~') { byte } else { b'?' };
@@ -32,11 +55,15 @@ impl LineBuffer {
             return None;
         }
         let length = core::mem::take(&mut self.used);
-        Some(core::str::from_utf8(&self.bytes[..length]).unwrap_or("?"))
+        let continues = core::mem::replace(&mut self.continues, !ends);
+        // The end of a line that was just long enough is no part.
+        (length > 0 || !continues)
+            .then(|| Part { text: core::str::from_utf8(&self.bytes[..length]).unwrap_or("?"), continues })
     }
 
     /// Discards the line so far. Returns `true` if it had text.
     pub fn discard(&mut self) -> bool {
+        self.continues = false;
         core::mem::take(&mut self.used) > 0
     }
 }
@@ -90,9 +117,26 @@ mod tests {
         let mut line = LineBuffer::new();
         let mut lines = Vec::new();
         for byte in "a\x1b[2Jé\n".bytes().chain([b'x'; 161]) {
-            lines.extend(line.push(byte).map(String::from));
+            lines.extend(line.push(byte).map(|part| part.text.to_string()));
         }
         assert_eq!(lines, ["a?[2J??".to_string(), "x".repeat(160)]);
+    }
+
+    /// The parts of a line after the first are marked, wherever the service has it broken.
+    #[test]
+    fn what_continues_a_line_says_so() {
+        for length in [0, 1, 159, 160, 161, 319, 320, 321, 500] {
+            let mut line = LineBuffer::new();
+            let mut parts = Vec::new();
+            for byte in "x".repeat(length).bytes().chain("\nnext\n".bytes()) {
+                parts.extend(line.push(byte).map(|part| (part.text.len(), part.mark())));
+            }
+            assert_eq!(parts.pop(), Some((4, ": ")), "{length}");
+            assert_eq!(parts.len(), length.div_ceil(LineBuffer::LENGTH).max(1), "{length}");
+            assert_eq!(parts.iter().map(|part| part.0).sum::<usize>(), length);
+            assert_eq!(parts[0].1, ": ");
+            assert!(parts[1..].iter().all(|part| part.1 == CONTINUED), "{length}: {parts:?}");
+        }
     }
 
     #[test]
@@ -101,8 +145,9 @@ mod tests {
         for _ in 1..LineBuffer::LENGTH {
             assert_eq!(line.push(b'x'), None);
         }
-        assert_eq!(line.push(b'y').map(str::len), Some(LineBuffer::LENGTH));
-        assert_eq!(line.push(b'\n'), Some(""));
+        assert_eq!(line.push(b'y').map(|part| part.text.len()), Some(LineBuffer::LENGTH));
+        assert_eq!(line.push(b'\n'), None);
+        assert_eq!(line.push(b'\n'), Some(Part { text: "", continues: false }));
     }
 
     #[test]
@@ -111,7 +156,10 @@ mod tests {
         assert!(!line.discard());
         assert!(b"secret".iter().all(|byte| line.push(*byte).is_none()));
         assert!(line.discard() && !line.discard());
-        assert_eq!(line.push(b'\n'), Some(""));
+        assert_eq!(line.push(b'\n'), Some(Part { text: "", continues: false }));
+        assert_eq!((0..LineBuffer::LENGTH).filter_map(|_| line.push(b'x').map(|_| ())).count(), 1);
+        assert!(!line.discard(), "the part is printed already");
+        assert_eq!(line.push(b'\n'), Some(Part { text: "", continues: false }), "the next run begins a line");
     }
 
     #[test]

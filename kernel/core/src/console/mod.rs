@@ -155,19 +155,27 @@ impl ConsoleLog {
         }
     }
 
-    /// Adds text of a service at time `now` in ns, with the lines that it ends.
-    pub fn add_text(&mut self, tables: &Tables<'_>, service: ServiceId, text: &[u8], now: u64) {
+    /// Adds text of a service at time `now` in ns, with the lines that it ends. A part that
+    /// continues a line too long is marked.
+    ///
+    /// Returns `true` if the lines that wait are within the rate and the room that are the service's
+    /// own, so that each is printed. Otherwise lines may have been dropped. The answer does not say
+    /// whether one found room in common, because that depends on what others have written.
+    pub fn add_text(&mut self, tables: &Tables<'_>, service: ServiceId, text: &[u8], now: u64) -> bool {
         let (of, name) = (Origin { tables, service, refusals: false }, tables.service_name(service));
         let log = &mut self.services[service];
+        let mut printed = true;
         for byte in text {
-            let Some(line) = log.line.push(*byte) else { continue };
-            let added =
-                log.text.credit.take(now) && log.text.push(&mut self.backlog, &of, format_args!("{name}: {line}"));
+            let Some(part) = log.line.push(*byte) else { continue };
+            let line = format_args!("{name}{}{}", part.mark(), part.text);
+            let added = log.text.credit.take(now) && log.text.push(&mut self.backlog, &of, line);
             if !added {
                 log.text.drop_line();
                 self.behind = true;
             }
+            printed &= added && self.backlog.is_within_own_room(of.account());
         }
+        printed
     }
 
     /// Discards the text of a service since its last whole line, which counts as a dropped line.

@@ -369,8 +369,8 @@ impl<'t> Kernel<'t> {
             bytes.copy_from_slice(&word.to_le_bytes());
         }
         let length = text.iter().position(|byte| *byte == 0).unwrap_or(text.len());
-        platform.service_text(self.tables.service_name(service), service, &text[..length]);
-        DONE
+        let printed = platform.service_text(self.tables.service_name(service), service, &text[..length]);
+        answer(u64::from(!printed), 0)
     }
 
     /// Applies the restart rule of a service that faulted.

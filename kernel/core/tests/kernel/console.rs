@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use cloister_caps::tables::{MAX_NAME, Tables};
 use cloister_caps::{Operation, ServiceId, Status};
 use cloister_kernel_core::console::backlog::{KERNEL_ROOM, OWN_ROOM};
-use cloister_kernel_core::console::line::{Credit, LineBuffer};
+use cloister_kernel_core::console::line::{CONTINUED, Credit, LineBuffer};
 use cloister_kernel_core::console::{ConsoleLog, room};
 use cloister_kernel_core::refusal::Refusal;
 use proptest::prelude::*;
@@ -37,8 +37,8 @@ impl Console {
         self.tables.services().ids().find(|service| self.tables.service_name(*service) == name).unwrap()
     }
 
-    fn write(&mut self, service: &str, text: &str, now: u64) {
-        self.log.add_text(&self.tables, self.service(service), text.as_bytes(), now);
+    fn write(&mut self, service: &str, text: &str, now: u64) -> bool {
+        self.log.add_text(&self.tables, self.service(service), text.as_bytes(), now)
     }
 
     fn refuse(&mut self, service: &str, slot: u64, operation: u64, now: u64) {
@@ -83,7 +83,7 @@ fn each_service_has_a_limit_for_text_and_one_for_refusals() {
     }
     assert_eq!(console.lines(0), ["http: a", "tcpip: c", "http: bd"]);
     for (service, before) in [("http", 2), ("tcpip", 1)] {
-        (0..Credit::BURST).for_each(|_| console.write(service, "\n", 0));
+        (0..Credit::BURST).for_each(|_| _ = console.write(service, "\n", 0));
         assert_eq!(console.lines(0).len(), Credit::BURST as usize - before);
         console.write(service, "x\n", Credit::REFILL);
         let expected = [format!("{service}: [{before} lines dropped]"), format!("{service}: x")];
@@ -107,7 +107,7 @@ fn each_service_has_a_limit_for_text_and_one_for_refusals() {
 #[test]
 fn a_flood_hides_neither_a_deed_nor_a_fault() {
     let mut console = Console::new();
-    (0..400).for_each(|number| console.write("netfront", &format!("flood {number}\n"), 0));
+    (0..400).for_each(|number| _ = console.write("netfront", &format!("flood {number}\n"), 0));
     (0..400).for_each(|_| console.refuse("netfront", EMPTY, 5, 0));
     // And all kinds of refusals that there are, but one.
     for operation in 1..=Operation::ALL.len() as u64 {
@@ -125,6 +125,67 @@ fn a_flood_hides_neither_a_deed_nor_a_fault() {
     assert!(has("refused: service=tcpip operation=reboot object=slot:63 "));
     let kinds = lines.iter().filter(|line| line.starts_with("refused: service=netfront ")).count();
     assert!(kinds >= Operation::ALL.len() * EMPTY as usize, "every kind of refusal is printed: {kinds}");
+}
+
+/// A service that may restart faults again and again while the daemon takes nothing: two lines of
+/// the kernel each time. Then others write their first lines ever.
+#[test]
+fn faults_of_one_service_leave_others_their_room() {
+    let mut console = Console::new();
+    for number in 0..400 {
+        console
+            .log
+            .add_line(format_args!("fault: http page fault writing 0x0 rip=0x200000 rsp=0x7fffffff0000 error=0x6"));
+        console.log.add_line(format_args!("restart: http number {number}"));
+    }
+    assert!(console.write("tcpip", "violation by http\n", 0));
+    console.refuse("xenstore", EMPTY, 5, 0);
+    let lines = console.lines(0);
+    assert!(lines.iter().any(|line| line == "tcpip: violation by http"), "{:?}", &lines[lines.len() - 3..]);
+    assert!(lines.iter().any(|line| line.starts_with("refused: service=xenstore operation=off ")));
+}
+
+/// What the text of a line too long makes of the part that the kernel breaks off, it is no line of
+/// the service, and none of the kernel.
+#[test]
+fn no_service_forges_a_line_by_the_length_of_another() {
+    let mut console = Console::new();
+    for forged in ["refused client 0: no path rule lets it write control/shutdown", "use: http console console write"] {
+        for before in 0..=2 * LineBuffer::LENGTH {
+            console.write("xenstore", &format!("{:x>before$}{forged}\n", ""), 0);
+            let lines = console.lines(0);
+            let shown = lines.iter().filter(|line| *line == forged || line.ends_with(&format!(": {forged}"))).count();
+            assert_eq!(shown, usize::from(before == 0), "{lines:?}");
+            console = Console::new();
+        }
+    }
+}
+
+/// A service learns that it exceeds what is its own, and not what others write.
+#[test]
+fn the_answer_to_text_depends_on_the_service_alone() {
+    let (mut alone, mut crowded) = (Console::new(), Console::new());
+    for number in 0..400 {
+        crowded.write("netfront", &format!("{number:x>100}\n"), 0);
+        crowded.log.add_line(format_args!("{number:>100}"));
+    }
+    let answers = |console: &mut Console| -> Vec<bool> {
+        (0..250).map(|number| console.write("http", &format!("{number:x>40}\n"), 0)).collect()
+    };
+    let of_one_alone = answers(&mut alone);
+    assert_eq!(of_one_alone, answers(&mut crowded));
+    let surely = of_one_alone.iter().take_while(|printed| **printed).count();
+    assert!(surely > 3 && of_one_alone[surely..].iter().all(|printed| !printed), "{of_one_alone:?}");
+    let lines = crowded.lines(0);
+    let shown = |number: &usize| lines.iter().any(|line| *line == format!("http: {number:x>40}"));
+    assert!((0..surely).all(|number| shown(&number)), "these are printed: {lines:?}");
+    // Without lines that wait, the rate alone decides.
+    let mut paced = Console::new();
+    for number in 0..2 * Credit::BURST {
+        assert_eq!(paced.write("http", "x\n", 0), number < Credit::BURST);
+        paced.lines(0);
+    }
+    assert!(paced.write("http", "no end", Credit::REFILL));
 }
 
 /// With room, the first refusal of its kind is printed whole, although the credit is used up.
@@ -218,7 +279,7 @@ fn the_text_of_an_earlier_run_is_counted_and_not_shown() {
 #[test]
 fn the_longest_lines_fit_into_the_room_of_a_service() {
     let name = "n".repeat(MAX_NAME as usize);
-    let text = format!("{name}: {:x>1$}\r\n", "", LineBuffer::LENGTH);
+    let text = format!("{name}{CONTINUED}{:x>1$}\r\n", "", LineBuffer::LENGTH);
     let operation = Operation::ALL.iter().map(|operation| operation.name()).chain(["call:unknown"]);
     let operation = operation.max_by_key(|name| name.len()).unwrap();
     let kind = cloister_caps::Kind::ALL.iter().map(|kind| kind.name()).max_by_key(|name| name.len()).unwrap();

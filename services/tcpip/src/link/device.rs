@@ -27,7 +27,7 @@ use super::frame::{ETHERNET_HEADER, MAX_HEADERS, SEGMENT_HEADERS};
 use super::page_runs::PageRuns;
 use super::rx_part::RxPart;
 use super::transmitter::Transmitter;
-use crate::once_log::Violation;
+use crate::log::Violation;
 use crate::segment::{BuiltSegment, SendRanges};
 
 /// The longest frame that is received: the largest IPv4 packet, with an Ethernet header and one

@@ -19,7 +19,7 @@ use super::neighbours::Neighbours;
 use super::next_hop::{self, MAX_PARKED, ParkedFrame, Resolution};
 use super::page_runs::{MAX_PAGES, PageRuns};
 use super::segmentation::{outgoing, selected_parts};
-use crate::once_log::Violation;
+use crate::log::Violation;
 use crate::segment::{BuiltSegment, SendRanges};
 
 /// The sending half of the device.

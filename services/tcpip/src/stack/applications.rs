@@ -6,7 +6,7 @@ use cloister_interfaces::{Instant, Memory, System};
 
 use super::notices::PendingNotices;
 use super::{MAX_MESSAGES, Stack};
-use crate::once_log::{Refusal, Violation};
+use crate::log::{Refusal, Violation};
 
 impl<S: System, M: Memory> Stack<S, M> {
     /// Voids everything that a client has. It listens again once it is notified of that.
@@ -49,7 +49,9 @@ impl<S: System, M: Memory> Stack<S, M> {
                 };
                 match request {
                     Ok(request) => self.on_request(client, request, now),
-                    Err(malformed) => self.once_log.violation(&self.console, Violation::Message(malformed)),
+                    Err(malformed) => {
+                        self.logs.violation(&self.console, now, client, Violation::Message(malformed));
+                    }
                 }
                 budget -= 1;
             }
@@ -73,7 +75,7 @@ impl<S: System, M: Memory> Stack<S, M> {
             // violation.
             if !self.notices.get(client.index()).is_some_and(|notices| notices.down) && self.connections.listens(client)
             {
-                self.once_log.violation(&self.console, Violation::Connection);
+                self.logs.violation(&self.console, now, client, Violation::Connection);
             }
             return;
         };
@@ -84,7 +86,7 @@ impl<S: System, M: Memory> Stack<S, M> {
         }
         self.connections.mark_ready(id);
         if let Err(violation) = outcome {
-            self.once_log.violation(&self.console, violation);
+            self.logs.violation(&self.console, now, client, violation);
         }
     }
 
@@ -101,10 +103,10 @@ impl<S: System, M: Memory> Stack<S, M> {
                 notices.up = self.address.current.is_some();
             }
             if surplus {
-                self.once_log.refusal(&self.console, Refusal::PortCount);
+                self.logs.refusal(&self.console, now, client, Refusal::PortCount);
             }
         } else {
-            self.once_log.refusal(&self.console, Refusal::Port);
+            self.logs.refusal(&self.console, now, client, Refusal::Port);
         }
     }
 

@@ -8,7 +8,7 @@ use cloister_interfaces::socket::{ConnectionId, Constant, Reply, Request, Ring, 
 use cloister_interfaces::{Instant, Memory, Server, System};
 use smoltcp::socket::tcp;
 
-use crate::once_log::Violation;
+use crate::log::Violation;
 
 /// The time between two notices to the application that constant bytes were taken, until all were.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);

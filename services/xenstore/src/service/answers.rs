@@ -4,6 +4,7 @@ use cloister_interfaces::rules::ClientIndex;
 use cloister_interfaces::store::{Reply, StoreError, Value};
 use cloister_interfaces::{Memory, System};
 
+use super::log::DaemonNote;
 use super::{CONNECT_POLL, Completion, Connection, Job, TRANSACTION_TIME, Transaction, XenStore};
 use crate::wire::{self, Header, MessageType};
 
@@ -13,14 +14,13 @@ impl<S: System, M: Memory> XenStore<S, M> {
             return self.handle_watch_event(header);
         }
         let Some(outstanding) = self.outstanding.filter(|outstanding| outstanding.request == header.request) else {
-            return self
-                .console
-                .line(format_args!("dropped an answer with an unknown request id ({})", header.request));
+            let id = header.request;
+            let line = format_args!(" ({id})");
+            return self.log_daemon(DaemonNote::UnknownAnswer, line);
         };
         if !self.unsent.is_empty() {
-            return self
-                .console
-                .line(format_args!("violation by the daemon: an answer to a request that was not sent yet"));
+            let line = format_args!("");
+            return self.log_daemon(DaemonNote::EarlyAnswer, line);
         }
         self.outstanding = None;
         let result = if header.is(outstanding.kind) {
@@ -28,15 +28,16 @@ impl<S: System, M: Memory> XenStore<S, M> {
         } else if header.is(MessageType::Error) {
             Err(self.inbound.payload(&header).map_or(StoreError::Other, wire::store_error))
         } else {
-            self.console.line(format_args!("violation by the daemon: an answer of the wrong type, {}", header.kind));
+            let line = format_args!(", {}", header.kind);
+            self.log_daemon(DaemonNote::WrongType, line);
             Err(StoreError::Other)
         };
         match outstanding.job {
             Job::Greet => self.greeting_answered(result),
             Job::Reset => {
                 if result.is_err() {
-                    self.console
-                        .line(format_args!("the daemon did not reset; earlier watches and transactions may remain"));
+                    let line = format_args!("");
+                    self.log_daemon(DaemonNote::NoReset, line);
                 }
                 self.connection = Connection::Up;
             }
@@ -61,10 +62,11 @@ impl<S: System, M: Memory> XenStore<S, M> {
 
     fn greeting_answered(&mut self, result: Result<Header, StoreError>) {
         if !self.domid_answered(result) {
-            self.console.line(format_args!("the daemon did not return this domain's id; asking again"));
+            let line = format_args!("");
+            self.log_daemon(DaemonNote::NoDomid, line);
         }
         if core::mem::take(&mut self.silent) {
-            self.console.line(format_args!("the daemon answers again"));
+            self.log_daemon(DaemonNote::AnswersAgain, format_args!(""));
         }
         self.connection = Connection::Resetting;
     }
@@ -75,7 +77,8 @@ impl<S: System, M: Memory> XenStore<S, M> {
         // Without the daemon's first event, the client would not look at what it missed.
         watch.pending = true;
         if error.is_some() {
-            self.console.line(format_args!("lost the watch of {} on {}", watch.client, watch.path));
+            let (client, path) = (watch.client, watch.path);
+            self.log_daemon(DaemonNote::LostWatch, format_args!(" of {client} on {path}"));
         }
     }
 
@@ -90,7 +93,10 @@ impl<S: System, M: Memory> XenStore<S, M> {
             Some(watch) => watch.pending = true,
             // An event may still be on its way when its watch ends.
             None if index.is_some() => {}
-            None => self.console.line(format_args!("violation by the daemon: a watch event without a token (dropped)")),
+            None => {
+                let line = format_args!("");
+                self.log_daemon(DaemonNote::NoToken, line);
+            }
         }
     }
 

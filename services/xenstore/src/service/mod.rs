@@ -1,12 +1,14 @@
 //! The state machine between the clients and the daemon.
 
 mod answers;
+mod log;
 mod requests;
 
 use core::time::Duration;
 
 use arrayvec::{ArrayString, ArrayVec};
 use cloister_interfaces::capability::{Clock, Console, Port};
+use cloister_interfaces::log::{Peer, PeerLog};
 use cloister_interfaces::rules::ClientIndex;
 use cloister_interfaces::store::{Reply, Store, StoreError};
 use cloister_interfaces::{Instant, Memory, Notifications, Server, Service, System};
@@ -18,6 +20,7 @@ use crate::policy::Rules;
 use crate::ring::Ring;
 use crate::watches::Watches;
 use crate::wire::{MessageType, Packet};
+use log::DaemonNote;
 
 /// The time that the daemon has to answer a request.
 const ANSWER_TIME: Duration = Duration::from_secs(5);
@@ -64,6 +67,7 @@ struct ClientState<S, M> {
     transaction: Transaction,
     /// An answer that found the reply queue full. No request is taken until it is gone.
     answer: Option<Reply>,
+    log: PeerLog,
 }
 
 /// The purpose of a request to the daemon.
@@ -107,6 +111,7 @@ struct Outstanding {
 /// The service.
 pub struct XenStore<S, M> {
     console: Console<S>,
+    daemon_log: PeerLog,
     clock: Clock<S>,
     ring: Ring<M>,
     memory: M,
@@ -134,16 +139,22 @@ impl<S: System, M: Memory> XenStore<S, M> {
     /// Creates the service, and starts its connection.
     pub fn new(caps: Caps<S, M>) -> Self {
         let now = caps.clock.now();
-        let client = |server| ClientState { server, transaction: Transaction::None, answer: None };
+        let client = |(index, server)| ClientState {
+            server,
+            transaction: Transaction::None,
+            answer: None,
+            log: PeerLog::new(Peer::Client(ClientIndex(index))),
+        };
         let mut service = XenStore {
             console: caps.console,
+            daemon_log: PeerLog::new(Peer::Named("the daemon")),
             clock: caps.clock,
             ring: Ring::new(caps.xenstore_ring.clone()),
             memory: caps.xenstore_ring,
             port: caps.xenstore_events,
             rules: Rules::parse(caps.rules),
             pins: Pins::new(caps.pins, caps.rules),
-            clients: caps.store_clients.into_iter().map(client).collect(),
+            clients: (0..).zip(caps.store_clients).map(client).collect(),
             next_client: ClientIndex(0),
             watches: Watches::new(),
             own_domid: ArrayString::new(),
@@ -193,12 +204,12 @@ impl<S: System, M: Memory> XenStore<S, M> {
     fn handle_violation(&mut self, what: &str, now: Instant) {
         self.fail_outstanding(StoreError::Timeout);
         if self.ring.reconnect() {
-            self.console.line(format_args!("violation by the daemon: {what}; reconnecting"));
+            self.log_daemon(DaemonNote::Reconnecting, format_args!(": {what}; reconnecting"));
             self.silent = true;
             self.connect(now);
             self.port.send();
         } else {
-            self.console.line(format_args!("violation by the daemon: {what}; the connection is dead"));
+            self.log_daemon(DaemonNote::Dead, format_args!(": {what}; the connection is dead"));
             // So that no transaction is aborted when its time is over.
             self.lose_transactions();
             self.connection = Connection::Dead;
@@ -224,7 +235,8 @@ impl<S: System, M: Memory> XenStore<S, M> {
         }
         if self.outstanding.is_some_and(|outstanding| now >= outstanding.deadline) {
             if !self.silent {
-                self.console.line(format_args!("no answer from the daemon in {} s", ANSWER_TIME.as_secs()));
+                let time = ANSWER_TIME.as_secs();
+                self.log_daemon(DaemonNote::Silent, format_args!(" in {time} s"));
             }
             self.silent = true;
             self.fail_outstanding(StoreError::Timeout);
@@ -287,6 +299,7 @@ impl<S: System, M: Memory> Service for XenStore<S, M> {
             }
         }
         self.notify_changes();
+        self.catch_up(now);
         self.clients.iter_mut().for_each(|state| state.server.replies.flush());
         if self.ring.take_pending_event() && self.connection != Connection::Dead {
             self.port.send();
@@ -298,7 +311,7 @@ impl<S: System, M: Memory> Service for XenStore<S, M> {
             return Some(Instant::START);
         }
         if self.connection == Connection::Connecting {
-            return Some(self.next_poll);
+            return Instant::earlier(Some(self.next_poll), self.log_deadline());
         }
         let until = |state: &ClientState<S, M>| match state.transaction {
             Transaction::Open { until, .. } if self.outstanding.is_none() => Some(until),
@@ -308,6 +321,6 @@ impl<S: System, M: Memory> Service for XenStore<S, M> {
         let domid_unknown = self.connection == Connection::Up && self.own_domid.is_empty() && answer.is_none();
         let poll = domid_unknown.then_some(self.next_poll);
         let first = self.clients.iter().filter_map(until).min();
-        Instant::earlier(Instant::earlier(answer, poll), first)
+        Instant::earlier(Instant::earlier(answer, poll), Instant::earlier(first, self.log_deadline()))
     }
 }

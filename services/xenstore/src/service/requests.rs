@@ -67,7 +67,7 @@ impl<S: System, M: Memory> XenStore<S, M> {
             }
             match state.server.requests.pop() {
                 None => continue,
-                Some(Err(malformed)) => self.console.line(format_args!("violation by {client}: {malformed}")),
+                Some(Err(malformed)) => self.log_malformed(client, malformed, now),
                 Some(Ok(Request { id, action })) => {
                     if let Err(error) = self.begin_action(client, id, action, now) {
                         self.answer_client(client, id, Err(error));
@@ -79,12 +79,17 @@ impl<S: System, M: Memory> XenStore<S, M> {
         false
     }
 
-    fn check_permission(&self, client: ClientIndex, right: Right, path: &Path) -> Result<(), StoreError> {
+    fn check_permission(
+        &mut self,
+        client: ClientIndex,
+        right: Right,
+        path: &Path,
+        now: Instant,
+    ) -> Result<(), StoreError> {
         if self.rules.allows(client, right, path, &self.own_domid) {
             return Ok(());
         }
-        let shown = path.as_bytes().escape_ascii();
-        self.console.line(format_args!("refused {client}: no path rule lets it {right} {shown}"));
+        self.log_refusal(client, right, path, now);
         Err(StoreError::Policy)
     }
 
@@ -111,9 +116,11 @@ impl<S: System, M: Memory> XenStore<S, M> {
 
     fn begin_action(&mut self, client: ClientIndex, id: u16, action: Action, now: Instant) -> Result<(), StoreError> {
         match &action {
-            Action::Read(path) | Action::List(path) => self.check_permission(client, Right::Read, path)?,
-            Action::Write(path, _) | Action::Remove(path) => self.check_permission(client, Right::Write, path)?,
-            Action::Watch(path, _) | Action::Unwatch(path, _) => self.check_permission(client, Right::Watch, path)?,
+            Action::Read(path) | Action::List(path) => self.check_permission(client, Right::Read, path, now)?,
+            Action::Write(path, _) | Action::Remove(path) => self.check_permission(client, Right::Write, path, now)?,
+            Action::Watch(path, _) | Action::Unwatch(path, _) => {
+                self.check_permission(client, Right::Watch, path, now)?
+            }
             Action::Begin | Action::Commit | Action::Abort => {}
         }
         if self.connection != Connection::Up {

@@ -3,6 +3,7 @@
 use core::time::Duration;
 
 use arrayvec::{ArrayString, ArrayVec};
+use cloister_caps::abi::SYSTEM_CALL_WAIT;
 use cloister_caps::{DomId, EvtchnPort, Operation};
 use cloister_interfaces::capability::{Clock, Console, Port};
 use cloister_interfaces::grants::{Grants, Reply as Granting};
@@ -10,6 +11,7 @@ use cloister_interfaces::net::{Net, Offloads};
 use cloister_interfaces::rules::GrantPermission;
 use cloister_interfaces::store::{Action, Path, Reply as Stored, Request as Ask, Store, StoreError, Value};
 use cloister_interfaces::{Memory, Message, Service, System};
+use cloister_probe as probe;
 
 use crate::bindings::{Client, Server};
 use crate::campaign::{Campaign, IN_QUEUE, RawMessage, Role, RoleAttempt, console_and_clock};
@@ -152,6 +154,13 @@ const TO_STORE: [(&str, Verb, &str); 40] = [
     ("end another's watch", Verb::Unwatch, "control/shutdown"),
 ];
 
+/// What is written and must be on the console, although refusals came before that are more than it
+/// takes. `tests/bed/tests/compromised.rs` looks for it, and for the deeds against the grant manager
+/// and tcpip.
+const HIDDEN_DEED: &str = "control/hidden-deed";
+/// The peer of a grant that must be refused on the console in the same way.
+const HIDDEN_PEER: DomId = DomId(6);
+
 const MAC: [u8; 6] = [0, 0x16, 0x3E, 1, 2, 3];
 
 const fn up([a, b, c, d, e, f]: [u8; 6], mtu: u16) -> RawFields {
@@ -217,6 +226,20 @@ fn message(number: usize) -> Option<(&'static str, usize, Bytes)> {
     } else {
         let (name, reply) = TO_TCPIP.get(number - to_tcpip)?;
         Some((name, NET, reply.bytes()))
+    }
+}
+
+impl<S: System + 'static, M: Memory + 'static> Caps<S, M> {
+    /// Sends messages through a queue in turns, and lets its other end run after each.
+    fn flood(&self, queue: usize, turns: usize, send: impl Fn(&RawQueue<'_, M>)) {
+        let queues = self.queues();
+        let Some(queue) = queues.get(queue) else { return };
+        for _ in 0..turns {
+            send(queue);
+            let until = self.clock.now() + Duration::from_millis(1);
+            let _ = probe::system_call(SYSTEM_CALL_WAIT, [until.0, 0, 0, 0, 0, 0]);
+            queue.take_replies(|_| ());
+        }
     }
 }
 
@@ -286,6 +309,27 @@ impl<S: System + 'static, M: Memory + 'static> Role for Caps<S, M> {
             }),
             ("fill the rings with what nobody asked for", |caps| {
                 (0..caps.rings.len()).step_by(4).for_each(|at| caps.rings.store(at, u32::MAX));
+                None
+            }),
+            ("hide a deed behind refusals of xenstore", |caps| {
+                let flood = bytes(&ask(0, Verb::Read, "control/shutdown"));
+                caps.flood(STORE, 50, |queue| (0..8).for_each(|_| queue.send(&flood)));
+                caps.flood(STORE, 1, |queue| queue.send(&bytes(&ask(0, Verb::Write, HIDDEN_DEED))));
+                None
+            }),
+            ("hide a deed behind refusals of the grant manager", |caps| {
+                caps.flood(GRANTS, 50, |queue| (0..8).for_each(|_| queue.send(&issue(0, 2, 1, PEER).bytes())));
+                caps.flood(GRANTS, 1, |queue| queue.send(&issue(1, 0, 1, HIDDEN_PEER).bytes()));
+                None
+            }),
+            ("hide a deed behind changes of the link", |caps| {
+                let changes = [up(MAC, 1500).bytes(), DOWN.bytes()];
+                caps.flood(NET, 40, |queue| (0..16).for_each(|number| queue.send(&changes[number % 2])));
+                caps.flood(NET, 1, |queue| {
+                    for message in [up(MAC, 1500), received(128, 0, 60, false), DOWN] {
+                        queue.send(&message.bytes());
+                    }
+                });
                 None
             }),
         ]

@@ -144,7 +144,9 @@ impl Platform for Table {
     fn random(&mut self) -> Option<[u64; 2]> {
         None
     }
-    fn service_text(&mut self, _: &str, _: ServiceId, _: &[u8]) {}
+    fn service_text(&mut self, _: &str, _: ServiceId, _: &[u8]) -> bool {
+        true
+    }
     fn discard_text(&mut self, _: ServiceId) {}
     fn log(&mut self, _: core::fmt::Arguments<'_>) {}
     fn open_port(&mut self, _: DomId) -> Option<EvtchnPort> {

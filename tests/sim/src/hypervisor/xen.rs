@@ -102,7 +102,7 @@ impl Platform for Xen {
         self.has_random.then(|| [splitmix(&mut self.random), splitmix(&mut self.random)])
     }
 
-    fn service_text(&mut self, name: &str, service: ServiceId, text: &[u8]) {
+    fn service_text(&mut self, name: &str, service: ServiceId, text: &[u8]) -> bool {
         let index = service.index();
         if self.unfinished.len() <= index {
             self.unfinished.resize(index + 1, String::new());
@@ -116,6 +116,7 @@ impl Platform for Xen {
                 other => self.unfinished[index].push(char::from(*other)),
             }
         }
+        true
     }
 
     fn discard_text(&mut self, service: ServiceId) {

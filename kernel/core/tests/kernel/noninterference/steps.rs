@@ -435,7 +435,8 @@ impl Run {
         }
         for (writer, text) in machine.text.drain(..) {
             assert_eq!(writer, service);
-            self.console.add_text(&tables, service, &text, machine.time);
+            let printed = self.console.add_text(&tables, service, &text, machine.time);
+            let _ = write!(seen, " {printed}");
         }
         for refusal in machine.refusals.drain(..) {
             assert_eq!(refusal.service, service);

@@ -14,7 +14,7 @@ use crate::link::frame::{
     sack_blocks,
 };
 use crate::link::rx_part::RxPart;
-use crate::once_log::Violation;
+use crate::log::Violation;
 use crate::segment::{Range, Segment};
 
 /// The number of bytes of a received frame that are copied before anything is known about it: all
