@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::matching::Numbers;
 use crate::authority::closure::steps;
 use crate::authority::{Object, Op, Right, Subject, paths};
-use crate::model::Source;
+use crate::model::{PathRight, Source};
 use crate::sound::Sound;
 
 /// A subject.
@@ -30,7 +30,8 @@ pub(super) enum ObjectKey {
     Port(usize),
     Grant(usize),
     Queue(usize, usize, String),
-    Path(String),
+    /// A path of [`Common::paths`].
+    Path(usize),
     Program(String),
     /// The choice of a peer among domains of these ids.
     Ids(u16, u16),
@@ -115,25 +116,46 @@ pub(super) fn amount(sound: &Sound, right: &Right, weights: u64) -> Amount {
     }
 }
 
-/// Returns the ids at which an entry of `[domains]` of either policy starts, and those just after
-/// its end.
-pub(super) fn cuts(policies: [&Sound; 2]) -> BTreeSet<u32> {
-    let items = policies.into_iter().flat_map(|sound| &sound.policy.domains.items);
-    items.flat_map(|item| [u32::from(item.body.first), u32::from(item.body.last) + 1]).collect()
+/// What the facts of two policies are named by.
+pub(super) struct Common {
+    /// The ids at which an entry of `[domains]` of either policy starts, and those just after its
+    /// end.
+    cuts: BTreeSet<u32>,
+    /// The full paths of both policies, in their order.
+    pub paths: Vec<String>,
+}
+
+impl Common {
+    pub(super) fn new(policies: [&Sound; 2]) -> Common {
+        let items = policies.into_iter().flat_map(|sound| &sound.policy.domains.items);
+        let cuts = items.flat_map(|item| [u32::from(item.body.first), u32::from(item.body.last) + 1]).collect();
+        let clients = policies.into_iter().flat_map(|sound| &sound.policy.xenstore.items);
+        let rules = clients.flat_map(|client| &client.body);
+        let paths: BTreeSet<String> = rules.map(|right| paths::absolute(&right.path.value)).collect();
+        Common { cuts, paths: paths.into_iter().collect() }
+    }
+
+    /// Returns the number of each path of a policy.
+    fn numbers(&self, sound: &Sound) -> Vec<Vec<usize>> {
+        let number = |path: &str| self.paths.binary_search(&paths::absolute(path)).unwrap_or(0);
+        let client = |rules: &[PathRight]| rules.iter().map(|right| number(&right.path.value)).collect();
+        sound.policy.xenstore.items.iter().map(|item| client(&item.body)).collect()
+    }
 }
 
 /// Returns the facts of a policy.
 ///
 /// The order of services is no fact: [`super::services`] compares it.
-pub(super) fn facts<'a>(sound: &'a Sound, numbers: &Numbers, cuts: &BTreeSet<u32>) -> Facts<'a> {
+pub(super) fn facts<'a>(sound: &'a Sound, numbers: &Numbers, common: &Common) -> Facts<'a> {
     let mut facts = Facts::new();
+    let (cuts, paths) = (&common.cuts, common.numbers(sound));
     let weights = weights(sound);
     for right in sound.closure().iter().filter(|right| right.op != Op::Precede) {
         let objects = match right.object {
             Object::Domain(domain) => {
                 intervals(sound, domain, cuts).into_iter().map(|(first, last)| ObjectKey::Ids(first, last)).collect()
             }
-            _ => Vec::from_iter(object_key(sound, numbers, right)),
+            _ => Vec::from_iter(object_key(sound, numbers, &paths, right)),
         };
         let fact = Fact { right, amount: amount(sound, right, weights), steps: steps(right) };
         let subjects = subject_keys(sound, numbers, right.subject, cuts);
@@ -175,7 +197,7 @@ fn intervals(sound: &Sound, domain: usize, cuts: &BTreeSet<u32>) -> Vec<(u16, u1
 }
 
 /// Returns the key of a right's object.
-fn object_key(sound: &Sound, numbers: &Numbers, right: &Right) -> Option<ObjectKey> {
+fn object_key(sound: &Sound, numbers: &Numbers, paths: &[Vec<usize>], right: &Right) -> Option<ObjectKey> {
     let region = |region: usize| numbers.regions.get(region).copied();
     Some(match right.object {
         Object::Region(position) => ObjectKey::Region(region(position)?),
@@ -187,9 +209,7 @@ fn object_key(sound: &Sound, numbers: &Numbers, right: &Right) -> Option<ObjectK
             let interface = &sound.policy.queues.items.get(queue)?.body.interface.value;
             ObjectKey::Queue(number(ends.from)?, number(ends.to)?, interface.clone())
         }
-        Object::Path(entry, path) => {
-            ObjectKey::Path(paths::absolute(&sound.policy.xenstore.items.get(entry)?.body.get(path)?.path.value))
-        }
+        Object::Path(entry, path) => ObjectKey::Path(*paths.get(entry)?.get(path)?),
         Object::Program(service) => {
             ObjectKey::Program(sound.policy.services.items.get(service)?.body.program.value.clone())
         }
@@ -201,21 +221,23 @@ fn object_key(sound: &Sound, numbers: &Numbers, right: &Right) -> Option<ObjectK
 pub(super) fn beyond<'a>(
     facts: &'a Facts<'a>,
     others: &'a Facts<'a>,
+    common: &Common,
 ) -> Vec<(&'a Key, &'a Fact<'a>, Option<&'a Fact<'a>>)> {
     let found = facts.iter().filter_map(|(key, fact)| {
         let other = others.get(key);
-        (fact.exceeds(other) && !covered(key, fact, others)).then_some((key, fact, other))
+        (fact.exceeds(other) && !covered(key, fact, others, common)).then_some((key, fact, other))
     });
     found.collect()
 }
 
 /// Returns `true` if a rule for a path above gives the right.
-fn covered(key: &Key, fact: &Fact<'_>, facts: &Facts<'_>) -> bool {
+fn covered(key: &Key, fact: &Fact<'_>, facts: &Facts<'_>, common: &Common) -> bool {
     let (subject, ObjectKey::Path(path), op) = key else { return false };
-    let start = (*subject, ObjectKey::Path(String::new()), Op::Read);
+    let start = (*subject, ObjectKey::Path(0), Op::Read);
     let paths = facts
         .range(start..)
         .take_while(|((other, object, _), _)| other == subject && matches!(object, ObjectKey::Path(_)));
     let mut same = paths.filter(|((_, _, other), above)| other == op && above.steps <= fact.steps);
-    same.any(|((_, object, _), _)| matches!(object, ObjectKey::Path(rule) if paths::covers(rule, path)))
+    let name = |path: usize| common.paths.get(path).map_or("", String::as_str);
+    same.any(|((_, object, _), _)| matches!(object, ObjectKey::Path(rule) if paths::covers(name(*rule), name(*path))))
 }

@@ -13,10 +13,9 @@ use std::collections::{BTreeSet, HashMap};
 
 use serde::Serialize;
 
-use crate::authority::{Object, Op, Subject};
 use crate::model::Named;
 use crate::sound::{Sound, Step};
-use facts::{Fact, Key, SubjectKey};
+use facts::{Common, Fact, Key, SubjectKey};
 use matching::Numbers;
 
 pub use assertions::{Asserted, Assertions, Broken, Replaced, Reworded};
@@ -140,28 +139,36 @@ pub struct Difference {
 /// Compares the authority of two policies.
 #[must_use]
 pub fn diff(old: &Sound, new: &Sound) -> Difference {
-    let cuts = facts::cuts([old, new]);
-    let compared = |(mine, theirs)| Comparison { old: Side::new(old, mine, &cuts), new: Side::new(new, theirs, &cuts) };
+    let common = &Common::new([old, new]);
+    let compared =
+        |(mine, theirs)| Comparison { old: Side::new(old, mine, common), new: Side::new(new, theirs, common) };
     let named = compared(matching::by_name(old, new));
-    if named.is_equivalent() {
-        return named.difference();
+    let moves = named.moves();
+    if moves.is_empty() {
+        return named.difference(moves);
     }
-    let by_structure = matching::by_structure(old, new).map(compared);
-    by_structure.filter(Comparison::is_equivalent).unwrap_or(named).difference()
+    if let Some(by_structure) = matching::by_structure(old, new).map(compared) {
+        let moves = by_structure.moves();
+        if moves.is_empty() {
+            return by_structure.difference(moves);
+        }
+    }
+    named.difference(moves)
 }
 
 /// One side of a comparison.
 struct Side<'a> {
     sound: &'a Sound,
+    common: &'a Common,
     numbers: Numbers,
     facts: facts::Facts<'a>,
     positions: Positions,
 }
 
 impl<'a> Side<'a> {
-    fn new(sound: &'a Sound, numbers: Numbers, cuts: &BTreeSet<u32>) -> Side<'a> {
-        let (facts, positions) = (facts::facts(sound, &numbers, cuts), Positions::new(sound, &numbers));
-        Side { sound, numbers, facts, positions }
+    fn new(sound: &'a Sound, numbers: Numbers, common: &'a Common) -> Side<'a> {
+        let (facts, positions) = (facts::facts(sound, &numbers, common), Positions::new(sound, &numbers));
+        Side { sound, common, numbers, facts, positions }
     }
 
     fn service(&self, number: usize) -> Option<usize> {
@@ -176,8 +183,6 @@ struct Positions {
     ports: HashMap<usize, usize>,
     /// The queues, by the positions of client and server.
     queues: HashMap<(usize, usize), Vec<usize>>,
-    /// The rights of the closure.
-    rights: HashMap<(Subject, Object, Op), usize>,
 }
 
 impl Positions {
@@ -187,10 +192,8 @@ impl Positions {
         for (queue, ends) in sound.index.queues.iter().enumerate() {
             queues.entry((ends.from, ends.to)).or_default().push(queue);
         }
-        let rights = sound.closure().iter().enumerate();
-        let rights = rights.map(|(at, right)| ((right.subject, right.object, right.op), at)).collect();
         let [services, regions, ports] = [&numbers.services, &numbers.regions, &numbers.ports].map(|own| of(own));
-        Positions { services, regions, ports, queues, rights }
+        Positions { services, regions, ports, queues }
     }
 }
 
@@ -199,11 +202,31 @@ struct Comparison<'a> {
     new: Side<'a>,
 }
 
+/// A right of which one policy gives more, and what the other gives of it.
+type Move<'c> = (&'c Key, &'c Fact<'c>, Option<&'c Fact<'c>>);
+
+/// Everything that differs but for pinned programs.
+struct Moves<'c> {
+    wider: Vec<Move<'c>>,
+    narrower: Vec<Move<'c>>,
+    /// The changes that are none of a right, each with the number of its service.
+    others: Vec<(usize, Change)>,
+}
+
+impl Moves<'_> {
+    fn is_empty(&self) -> bool {
+        self.wider.is_empty() && self.narrower.is_empty() && self.others.is_empty()
+    }
+}
+
 impl Comparison<'_> {
-    fn is_equivalent(&self) -> bool {
-        facts::beyond(&self.new.facts, &self.old.facts).is_empty()
-            && facts::beyond(&self.old.facts, &self.new.facts).is_empty()
-            && self.others().is_empty()
+    fn moves(&self) -> Moves<'_> {
+        let common = self.old.common;
+        Moves {
+            wider: facts::beyond(&self.new.facts, &self.old.facts, common),
+            narrower: facts::beyond(&self.old.facts, &self.new.facts, common),
+            others: self.others(),
+        }
     }
 
     /// Returns the changes that are none of a right, each with the number of its service: widenings
@@ -214,18 +237,18 @@ impl Comparison<'_> {
         found
     }
 
-    fn difference(&self) -> Difference {
+    fn difference(&self, moves: Moves<'_>) -> Difference {
         let (mut widened, mut narrowed) = (BTreeSet::new(), BTreeSet::new());
         let (mut changes, mut narrowing) = (Vec::new(), Vec::new());
-        for (key, more, less) in facts::beyond(&self.new.facts, &self.old.facts) {
+        for (key, more, less) in moves.wider {
             widened.insert(key.0);
             changes.push(self.change(Class::Widening, key, more, less));
         }
-        for (key, more, less) in facts::beyond(&self.old.facts, &self.new.facts) {
+        for (key, more, less) in moves.narrower {
             narrowed.insert(key.0);
             narrowing.push(self.change(Class::Narrowing, key, more, less));
         }
-        for (service, change) in self.others() {
+        for (service, change) in moves.others {
             let (subjects, found) = match change.class {
                 Class::Widening => (&mut widened, &mut changes),
                 _ => (&mut narrowed, &mut narrowing),

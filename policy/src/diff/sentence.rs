@@ -4,7 +4,7 @@ use super::facts::{self, Fact, Key, ObjectKey, SubjectKey};
 use super::{Class, Comparison, Side};
 use crate::authority::closure::steps;
 use crate::authority::target::PathScope;
-use crate::authority::{Object, Op, Subject, names, target};
+use crate::authority::{Object, Op, Right, Subject, names, target};
 
 /// The answer of a policy to a question, or that it has nothing to ask about.
 pub(super) struct Answer {
@@ -109,7 +109,7 @@ impl Side<'_> {
         let subjects = target::subjects(policy, &who).unwrap_or_default();
         let targets = target::operation(policy, &what, op.word(), PathScope::Covering).unwrap_or_default();
         let asked = subjects.iter().flat_map(|who| targets.iter().map(move |(object, op)| (*who, *object, *op)));
-        let rights = asked.filter_map(|key| self.sound.closure().get(*self.positions.rights.get(&key)?));
+        let rights = asked.filter_map(|key| self.right(key));
         let best = rights.min_by_key(|right| (std::cmp::Reverse(right.amount), steps(right)));
         let weights = facts::weights(self.sound);
         Answer {
@@ -139,6 +139,13 @@ impl Side<'_> {
             }
             _ => "there is no such object".into(),
         }
+    }
+
+    /// Returns the right of the closure, which is in the order of subjects, objects and operations.
+    fn right(&self, key: (Subject, Object, Op)) -> Option<&Right> {
+        let closure = self.sound.closure();
+        let found = closure.binary_search_by(|right| (right.subject, right.object, right.op).cmp(&key));
+        closure.get(found.ok()?)
     }
 
     fn service_name(&self, number: usize) -> Option<String> {
@@ -182,7 +189,7 @@ impl Side<'_> {
                 Object::Queue(*between.iter().find(carries)?)
             }
             // A path is named as such even if it has no slash.
-            ObjectKey::Path(path) => return Some(path.clone()),
+            ObjectKey::Path(path) => return self.common.paths.get(*path).cloned(),
             ObjectKey::Ids(first, _) => return Some(format!("domain:{first}")),
             ObjectKey::Program(program) => return Some(format!("program:{program}")),
         };
