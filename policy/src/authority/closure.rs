@@ -9,11 +9,17 @@ use super::{Right, Subject};
 pub(crate) fn rights(authority: &Authority) -> Vec<Right> {
     let of = |subject: &Subject| {
         let subject = *subject;
-        let right =
-            move |way: Way| Right { subject, object: way.object, op: way.op, amount: way.amount, path: way.rules };
+        let right = move |way: Way| {
+            let mut path = way.rules;
+            // The closure is kept as long as the policy.
+            path.shrink_to_fit();
+            Right { subject, object: way.object, op: way.op, amount: way.amount, path }
+        };
         authority.rights(subject, 0).into_iter().map(right).collect::<Vec<_>>()
     };
-    authority.subjects().iter().flat_map(of).collect()
+    let mut rights: Vec<Right> = authority.subjects().iter().flat_map(of).collect();
+    rights.shrink_to_fit();
+    rights
 }
 
 /// Returns the number of steps to a right: of the rules, all but the one that gives it.
