@@ -1,23 +1,15 @@
 //! Lists every right of every subject without takeovers.
 
 pub(crate) use super::ability::own_amounts;
-use super::reach::{Authority, Way, passes_on};
+use super::reach::{Authority, passes_on};
 use super::{Right, Subject};
 
 /// Returns the closure in the order of subjects, objects and operations: each right once, with its
 /// largest amount.
 pub(crate) fn rights(authority: &Authority) -> Vec<Right> {
-    let of = |subject: &Subject| {
-        let subject = *subject;
-        let right = move |way: Way| {
-            let mut path = way.rules;
-            // The closure is kept as long as the policy.
-            path.shrink_to_fit();
-            Right { subject, object: way.object, op: way.op, amount: way.amount, path }
-        };
-        authority.rights(subject, 0).into_iter().map(right).collect::<Vec<_>>()
-    };
+    let of = |subject: &Subject| authority.closure(*subject);
     let mut rights: Vec<Right> = authority.subjects().iter().flat_map(of).collect();
+    // The closure is kept as long as the policy.
     rights.shrink_to_fit();
     rights
 }

@@ -21,6 +21,8 @@ pub(crate) mod target;
 mod tests;
 mod vocabulary;
 
+use std::sync::Arc;
+
 #[cfg(test)]
 pub(crate) use flow::Node;
 pub(crate) use index::Index;
@@ -38,6 +40,28 @@ pub(crate) struct Right {
     pub op: Op,
     /// The amount, in the unit of [`Op::unit`]; 1 if the operation has no amount.
     pub amount: u64,
-    /// The rules that give it, in the order in which they are used.
-    pub path: Vec<Rule>,
+    /// The rules that give it.
+    pub path: RightPath,
+}
+
+/// The rules that give a right. What a subject reaches at one place has the same way there, which
+/// is kept once: a closure has hundreds of thousands of rights.
+#[derive(Clone, Debug)]
+pub(crate) struct RightPath {
+    /// The rules over which data is passed.
+    way: Arc<[Rule]>,
+    /// The rules that give the right there.
+    given: Box<[Rule]>,
+}
+
+impl RightPath {
+    /// Returns the number of rules.
+    pub(crate) fn len(&self) -> usize {
+        self.way.len() + self.given.len()
+    }
+
+    /// Returns the rules in the order in which they are used.
+    pub(crate) fn rules(&self) -> impl Iterator<Item = Rule> {
+        self.way.iter().chain(&self.given).copied()
+    }
 }

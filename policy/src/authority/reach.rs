@@ -2,10 +2,11 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, HashSet};
+use std::sync::Arc;
 
 use super::ability::{Ability, abilities};
 use super::flow::{Flow, Node, Step};
-use super::{Index, Object, Op, Rule, Subject};
+use super::{Index, Object, Op, Right, RightPath, Rule, Subject};
 use crate::model::Policy;
 
 /// The largest number of paths of one right that are listed.
@@ -136,6 +137,24 @@ impl Authority {
     /// rules.
     pub(crate) fn rights(&self, subject: Subject, takeovers: u32) -> Vec<Way> {
         let reach = self.reach(subject, takeovers, &[]);
+        self.best(&reach).into_values().map(|(_, node, ability)| reach.way(node).to(ability)).collect()
+    }
+
+    /// Returns the rights of a subject without takeovers: see [`rights`](Self::rights).
+    pub(crate) fn closure(&self, subject: Subject) -> Vec<Right> {
+        let reach = self.reach(subject, 0, &[]);
+        let mut ways: HashMap<Node, Arc<[Rule]>> = HashMap::new();
+        let right = |(_, node, ability): (Rank, Node, &Ability)| {
+            let way = ways.entry(node).or_insert_with(|| reach.way(node).rules.into());
+            let path = RightPath { way: way.clone(), given: ability.rules.as_slice().into() };
+            let Ability { object, op, amount, .. } = *ability;
+            Right { subject, object, op, amount, path }
+        };
+        self.best(&reach).into_values().map(right).collect()
+    }
+
+    /// Returns the best place of each operation on each object.
+    fn best(&self, reach: &Reach) -> BTreeMap<(Object, Op), (Rank, Node, &Ability)> {
         let mut best: BTreeMap<(Object, Op), (Rank, Node, &Ability)> = BTreeMap::new();
         for (node, distance) in &reach.order {
             for ability in self.abilities(*node, reach.start) {
@@ -146,7 +165,7 @@ impl Authority {
                 }
             }
         }
-        best.into_values().map(|(_, node, ability)| reach.way(node).to(ability)).collect()
+        best
     }
 
     /// Returns the best way to one of the targets, in the order of [`rights`](Self::rights), and all

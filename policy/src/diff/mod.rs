@@ -297,7 +297,7 @@ impl Comparison<'_> {
                 new_amount: new.amount,
                 new_steps: new.steps,
             },
-            path: more.right.path.iter().map(|rule| side.sound.step(*rule)).collect(),
+            path: more.right.path.rules().map(|rule| side.sound.step(rule)).collect(),
         }
     }
 

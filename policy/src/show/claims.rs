@@ -109,7 +109,7 @@ impl Examiner<'_> {
         let shown = held.iter().take(MAX_PATHS);
         let paths = shown.map(|right| Considered {
             says: self.can(right.subject, right.object, right.op, right.amount),
-            steps: self.steps(right.path.iter().copied()),
+            steps: self.steps(right.path.rules()),
         });
         let more = if held.len() > MAX_PATHS { format!(", of which {MAX_PATHS} are shown") } else { String::new() };
         let what = if directly { "every subject that can do it itself" } else { "every way to do it" };
