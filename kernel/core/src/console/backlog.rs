@@ -66,6 +66,10 @@ pub struct Backlog {
     common: usize,
     /// The number of accounts that have room of their own, from the first after the kernel's.
     owners: usize,
+    /// Bytes of the services' own rooms that are free.
+    kept: usize,
+    /// Bytes that wait beyond the services' own rooms.
+    in_common: usize,
 }
 
 impl Backlog {
@@ -82,6 +86,8 @@ impl Backlog {
             left: 0,
             common: 0,
             owners: 0,
+            kept: 0,
+            in_common: 0,
         }
     }
 
@@ -90,6 +96,7 @@ impl Backlog {
     pub fn share_among(&mut self, services: usize) {
         self.owners = (2 * services).min(Account::COUNT - 1);
         self.common = (CAPACITY - KERNEL_ROOM).saturating_sub(2 * services * OWN_ROOM);
+        self.kept = (1..=self.owners).map(|account| self.own_room(account)).sum();
     }
 
     /// Returns `true` if no byte waits.
@@ -114,25 +121,35 @@ impl Backlog {
             *self.byte(start + offset) = byte;
         }
         self.length += length;
-        self.used[account] += length;
+        self.set_used(account, self.used[account] + length);
         true
+    }
+
+    /// Returns the number of free bytes of an account's own room.
+    fn own_room(&self, account: usize) -> usize {
+        let owns = (1..=self.owners).contains(&account);
+        if owns { OWN_ROOM.saturating_sub(self.used[account]) } else { 0 }
+    }
+
+    /// Records that `used` bytes of an account wait.
+    fn set_used(&mut self, account: usize, used: usize) {
+        self.kept -= self.own_room(account);
+        let old = core::mem::replace(&mut self.used[account], used);
+        self.kept += self.own_room(account);
+        if account != Account::KERNEL.0 {
+            self.in_common = self.in_common + used.saturating_sub(OWN_ROOM) - old.saturating_sub(OWN_ROOM);
+        }
     }
 
     /// Returns the number of bytes that the account may add.
     fn room(&self, account: usize) -> usize {
-        let (mut kept, mut in_common) = (0, 0);
-        for (other, used) in self.used.iter().enumerate().skip(1) {
-            in_common += used.saturating_sub(OWN_ROOM);
-            if other != account && other <= self.owners {
-                kept += OWN_ROOM.saturating_sub(*used);
-            }
-        }
-        let free = (CAPACITY - self.length).saturating_sub(kept);
+        let kept_for_others = self.kept - self.own_room(account);
+        let free = (CAPACITY - self.length).saturating_sub(kept_for_others);
         if account == Account::KERNEL.0 {
             return free;
         }
         let own = OWN_ROOM.saturating_sub(self.used[account]);
-        free.min(own + self.common.saturating_sub(in_common))
+        free.min(own + self.common.saturating_sub(self.in_common))
     }
 
     /// Returns `true` if the lines of the account that wait use no more than its own room.
@@ -169,7 +186,7 @@ impl Backlog {
     fn advance(&mut self, count: usize) {
         self.head = (self.head + count) % CAPACITY;
         self.length -= count;
-        self.used[self.taken] -= count;
+        self.set_used(self.taken, self.used[self.taken] - count);
     }
 }
 
