@@ -9,17 +9,13 @@ use cloister_caps::tables::Tables;
 use cloister_caps::{Kind, Operation, Status};
 use cloister_kernel_core::kernel::{Kernel, Outcome};
 use cloister_kernel_core::placement::Placements;
-use cloister_policy::{Answer, Class, Sound, analyse, analyse_text, diff, parse};
+use cloister_policy::{Answer, Class, Sound, analyse_text, diff, parse};
 use cloister_sim::platform::NullPlatform;
 use proptest::prelude::*;
 use random::{pair, shape};
 
 fn sound(text: &str) -> Sound {
     analyse_text("random.toml", text).unwrap_or_else(|report| panic!("{report}\n{text}"))
-}
-
-fn shipped() -> Sound {
-    analyse(&std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("default.toml")).unwrap()
 }
 
 /// Returns the amount in the answer to a question; 0 means no, or a name that the policy does not
