@@ -324,7 +324,6 @@ impl<S: System, M: Memory> Stack<S, M> {
             self.connections.update_stage(id, now);
         }
         let notified = self.notify_of(id, now);
-        self.connections.note_use(id, now);
         if sent == Progress::Done && !notified { Progress::Blocked } else { sent }
     }
 

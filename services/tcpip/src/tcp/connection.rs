@@ -1,7 +1,6 @@
 //! One connection: its socket, its loss recovery, and its stream to the application.
 
 use core::num::NonZeroU16;
-use core::time::Duration;
 
 use cloister_interfaces::Instant;
 use cloister_interfaces::rules::ClientIndex;
@@ -22,10 +21,6 @@ pub(super) const SILENCE_LIMIT: smoltcp::time::Duration = smoltcp::time::Duratio
 /// The same for a peer whose window is closed. smoltcp asks it for a window at least once a minute,
 /// and it answers.
 const ZERO_WINDOW_LIMIT: smoltcp::time::Duration = smoltcp::time::Duration::from_secs(180);
-
-/// The shortest time between two uses of a connection that are recorded, so that a use costs next
-/// to nothing.
-const USE_INTERVAL: Duration = Duration::from_millis(10);
 
 /// The stage of a connection's socket.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -84,8 +79,6 @@ pub struct Connection {
     pub(super) peer_end: Option<u32>,
     /// The sequence number after our FIN, once both were acknowledged.
     pub(super) our_end: Option<u32>,
-    /// The time at which its last use was recorded ([`Connection::note_use`]).
-    pub(super) used: Instant,
     /// In TIME-WAIT: the time before which only segments that prove to be the peer's are answered.
     pub quiet_until: Instant,
 }
@@ -126,7 +119,6 @@ impl Connection {
             first_seq: 0,
             peer_end: None,
             our_end: None,
-            used: Instant::START,
             quiet_until: Instant::START,
         }
     }
@@ -246,24 +238,12 @@ impl Connection {
     }
 
     /// Returns when its peer or its application last did something.
-    #[inline]
     pub(super) fn last_used(&self) -> Instant {
         match (&self.closing, &self.stream) {
             (Some(closing), _) => closing.last_used(),
             (None, Some(stream)) => stream.last_report(),
             (None, None) => Instant::START,
         }
-    }
-
-    /// Records a use. Returns `false` if there was none since the last one that was recorded, or
-    /// only one within [`USE_INTERVAL`] of it.
-    #[inline]
-    pub(super) fn note_use(&mut self, now: Instant) -> bool {
-        let is_new = self.last_used() > self.used + USE_INTERVAL;
-        if is_new {
-            self.used = now;
-        }
-        is_new
     }
 
     /// Returns the deadlines of a connection that its application has closed, extended by what its

@@ -46,16 +46,12 @@ const RESET_TIME: Duration = Duration::from_secs(1);
 /// The time between two probes of a silent peer.
 const KEEP_ALIVE: smoltcp::time::Duration = smoltcp::time::Duration::from_secs(15);
 
-/// Lists of connections, the oldest first: those whose peers have not answered our SYN, and whose
-/// sources held no connection when theirs came.
-const STRANGERS_LIST: usize = 0;
-/// The same, if their sources held one.
-const KNOWN_LIST: usize = 1;
+/// Lists of connections, the oldest first: those whose peers have not answered our SYN.
+const HALF_OPEN_LIST: usize = 0;
 /// Those that have delivered everything.
-const DELIVERED_LIST: usize = 2;
+const DELIVERED_LIST: usize = 1;
 /// Those that their applications have closed.
-const CLOSING_LIST: usize = 3;
-const LISTS: usize = 4;
+const CLOSING_LIST: usize = 2;
 
 /// Connections without a peer. The one that was used last is used next, and after those the ones
 /// that never were.
@@ -84,15 +80,13 @@ pub struct Connections {
     table: Table,
     /// The sources that hold open or closing connections.
     sources: Sources,
-    /// The sources of half-open connections: of those in `STRANGERS_LIST`, and in `KNOWN_LIST`.
-    half_open: [Sources; 2],
     /// The number of connections that are kept free for sources that hold less than others.
     reserve: usize,
     /// Connections in TIME-WAIT that have no socket any more.
     pub time_wait: TimeWait,
     /// Connections without a peer, with large buffers and with small ones.
     idle: [Idle; 2],
-    lists: Lists,
+    lists: Lists<3>,
     timers: Timers,
     ready: VecDeque<ConnectionId>,
     /// For each application, the ports that it listens to, the oldest first.
@@ -115,11 +109,10 @@ impl Connections {
             connections: LazyVec::new(count).unwrap_or_default(),
             table: Table::new(count, random),
             sources: Sources::new(count, random),
-            half_open: [(); 2].map(|()| Sources::new(count, random)),
             reserve: (count / 16).clamp((count / 8).min(2), MAX_RESERVE),
             time_wait: TimeWait::new(count / CONNECTIONS_PER_TIME_WAIT, random),
             idle: [Idle::new(large), Idle::new(small)],
-            lists: Lists::new(LISTS, count).unwrap_or_default(),
+            lists: Lists::new(count).unwrap_or_default(),
             timers: Timers::new(count).unwrap_or_default(),
             ready: VecDeque::with_capacity(count),
             ports: Default::default(),
@@ -158,15 +151,10 @@ impl Connections {
         self.busy == 0
     }
 
-    /// Returns the number of half-open connections.
-    fn half_open_count(&self) -> usize {
-        self.lists.len(STRANGERS_LIST) + self.lists.len(KNOWN_LIST)
-    }
-
     /// Returns how many connections can still be opened, with those that are kept free. Half-open
     /// and delivered ones count, because they make room.
     fn all_free(&self) -> usize {
-        self.idle.iter().map(Idle::len).sum::<usize>() + self.lists.len(DELIVERED_LIST) + self.half_open_count()
+        self.idle.iter().map(Idle::len).sum::<usize>() + self.lists.len(DELIVERED_LIST) + self.lists.len(HALF_OPEN_LIST)
     }
 
     /// Returns how many connections any source can still open.
@@ -227,10 +215,8 @@ impl Connections {
     /// Accepts no more connections.
     pub fn close_ports(&mut self, now: Instant) {
         self.ports.iter_mut().for_each(ArrayVec::clear);
-        for list in [STRANGERS_LIST, KNOWN_LIST] {
-            while let Some(id) = self.front(list) {
-                self.abort(id, now);
-            }
+        while let Some(id) = self.front(HALF_OPEN_LIST) {
+            self.abort(id, now);
         }
     }
 
@@ -328,19 +314,16 @@ impl Connections {
         let old = core::mem::replace(&mut connection.stage, stage);
         let reset = connection.socket().is_none_or(|socket| socket.state() == State::Closed);
         self.busy = self.busy + usize::from(stage.is_busy()) - usize::from(old.is_busy());
-        let half_open = self.lists.list_of(id.0).and_then(|list| self.half_open.get_mut(list));
-        half_open.into_iter().for_each(|sources| sources.remove(id));
-        let source = self.table.key(id.0).map(Key::source);
-        match (stage, source) {
-            (Stage::Open, Some(source)) => self.sources.add(id, source),
+        match (stage, self.table.key(id.0)) {
+            (Stage::Open, Some(key)) => self.sources.add(id, key.source()),
             (Stage::Lingering { .. }, _) if !reset => {}
             _ => self.sources.remove(id),
         }
-        let (list, until) = match (stage, source) {
-            (Stage::Unused | Stage::Open, _) | (Stage::HalfOpen { .. }, None) => return self.lists.remove(id.0),
-            (Stage::HalfOpen { until }, Some(source)) => (self.add_half_open(id, source), until),
-            (Stage::Delivered { until }, _) => (DELIVERED_LIST, until),
-            (Stage::Lingering { until }, _) => (CLOSING_LIST, until),
+        let (list, until) = match stage {
+            Stage::Unused | Stage::Open => return self.lists.remove(id.0),
+            Stage::HalfOpen { until } => (HALF_OPEN_LIST, until),
+            Stage::Delivered { until } => (DELIVERED_LIST, until),
+            Stage::Lingering { until } => (CLOSING_LIST, until),
         };
         self.lists.move_to_back(id.0, list);
         self.timers.set(id.0, until);
@@ -447,15 +430,6 @@ impl Connections {
         {
             self.release(id);
             self.time_wait.insert(key, end, quiet, now);
-        }
-    }
-
-    /// Records that a connection was used, if it was since the last call. What the peer of a closed
-    /// connection takes does not count here: it may be too little.
-    #[inline]
-    pub fn note_use(&mut self, id: ConnectionId, now: Instant) {
-        if self.get(id).is_some_and(|connection| connection.closing.is_none() && connection.note_use(now)) {
-            self.sources.move_to_back(id);
         }
     }
 

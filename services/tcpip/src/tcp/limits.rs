@@ -15,10 +15,10 @@ pub const CONNECTIONS_PER_TIME_WAIT: usize = 2;
 /// lists 6, timers 18, queues 4, and the table that finds it 20.
 const TABLES: usize = 48;
 /// The number of bytes of the heap that a connection takes besides its buffers: the socket in its
-/// set, and an entry in each table. There are three tables of sources.
+/// set, and an entry in each table.
 pub const OVERHEAD: usize = size_of::<SocketStorage<'static>>()
     + size_of::<Connection>()
     + TABLES
-    + 3 * sources::BYTES
+    + sources::BYTES
     + time_wait::BYTES / CONNECTIONS_PER_TIME_WAIT;
-const _: () = assert!(OVERHEAD <= 1152, "an idle connection is cheap");
+const _: () = assert!(OVERHEAD <= 1024, "an idle connection is cheap");

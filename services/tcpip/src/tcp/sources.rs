@@ -1,44 +1,53 @@
-//! Which connections each source holds.
+//! How many connections each source holds.
+//!
+//! Only connections of peers that have answered our SYN count: anybody can send a SYN with a forged
+//! address.
 
-use cloister_collections::{Counts, Lists};
+use alloc::vec::Vec;
+
+use cloister_collections::Counts;
 use cloister_interfaces::socket::{ConnectionId, SourceId};
 
 use crate::table::{Source, Table};
 
-/// The number of bytes of the heap for each connection: the table 20, counts 8, lists 12.
-pub const BYTES: usize = 40;
+/// In place of a source: the connection counts for none.
+const NONE: u16 = u16::MAX;
+
+/// The number of bytes of the heap for each connection.
+pub const BYTES: usize = 30;
 
 /// The sources that hold connections. Each has a number.
 pub struct Sources {
     table: Table,
     counts: Counts,
-    /// For each source's number, its connections.
-    lists: Lists,
+    /// For each connection, the number of its source, or `NONE`.
+    of: Vec<u16>,
+    /// The connection at which the next search begins.
+    hand: usize,
 }
 
 impl Sources {
     /// Creates room for the sources of `count` connections. `random` makes the hash function of the
     /// table secret.
-    #[inline(never)] // Called a few times.
     pub fn new(count: usize, random: u64) -> Self {
         Sources {
             table: Table::new(count, random),
             counts: Counts::new(count).unwrap_or_default(),
-            lists: Lists::new(count, count).unwrap_or_default(),
+            of: alloc::vec![NONE; count],
+            hand: 0,
         }
     }
 
-    /// Counts a connection for `source`, if it does not count yet. It is the last of its source.
+    /// Counts a connection for `source`, if it does not count yet.
     #[inline(never)] // Rarely called.
     pub fn add(&mut self, id: ConnectionId, source: Source) {
-        if self.number(id).is_some() {
-            return;
-        }
         let found = self.table.find(source.key());
-        let Some(number) = found.or_else(|| self.counts.unused()) else { return };
-        self.lists.move_to_back(id.0, usize::from(number));
-        // There may be no such connection.
-        if self.number(id).is_some() {
+        let (Some(of), Some(number)) = (self.of.get_mut(usize::from(id.0)), found.or_else(|| self.counts.unused()))
+        else {
+            return;
+        };
+        if *of == NONE {
+            *of = number;
             if found.is_none() {
                 self.table.insert(number, source.key());
             }
@@ -49,30 +58,17 @@ impl Sources {
     /// Counts a connection no longer, if it does.
     #[inline(never)] // Rarely called.
     pub fn remove(&mut self, id: ConnectionId) {
-        let Some(SourceId(number)) = self.number(id) else { return };
-        self.lists.remove(id.0);
+        let Some(of) = self.of.get_mut(usize::from(id.0)) else { return };
+        let number = core::mem::replace(of, NONE);
         self.counts.shrink(number);
-        if self.counts.of(number) == 0 {
+        if number != NONE && self.counts.of(number) == 0 {
             self.table.remove(number);
         }
     }
 
-    /// Makes a connection the last of its source, if it counts.
-    #[inline(never)] // Rarely called.
-    pub fn move_to_back(&mut self, id: ConnectionId) {
-        if let Some(SourceId(number)) = self.number(id) {
-            self.lists.move_to_back(id.0, usize::from(number));
-        }
-    }
-
-    /// Returns the first connection of a source: it has been where it is for longest.
-    pub fn first_of(&self, SourceId(number): SourceId) -> Option<ConnectionId> {
-        self.lists.front(usize::from(number)).map(ConnectionId)
-    }
-
     /// Returns the number of a connection's source, if the connection counts.
     pub fn number(&self, id: ConnectionId) -> Option<SourceId> {
-        self.lists.list_of(id.0).map(|number| SourceId(number as u16))
+        self.of.get(usize::from(id.0)).copied().filter(|number| *number != NONE).map(SourceId)
     }
 
     /// Returns how many connections the source of a connection holds.
@@ -100,6 +96,20 @@ impl Sources {
     pub fn largest(&self) -> Option<SourceId> {
         self.counts.first().map(SourceId)
     }
+
+    /// Returns up to `count` connections of a source, others each time.
+    pub fn connections(&mut self, SourceId(source): SourceId, count: usize) -> impl Iterator<Item = ConnectionId> + '_ {
+        let Sources { of, hand, .. } = self;
+        let length = of.len();
+        (0..length)
+            .map(move |_| {
+                *hand = if *hand + 1 < length { *hand + 1 } else { 0 };
+                *hand
+            })
+            .filter(move |index| of.get(*index) == Some(&source))
+            .map(|index| ConnectionId(index as u16))
+            .take(count)
+    }
 }
 
 #[cfg(test)]
@@ -116,34 +126,19 @@ mod tests {
     }
 
     proptest! {
-        /// Compares with a map from each connection to its source, and the times of its moves.
+        /// Compares with a map from each connection to its source.
         #[test]
-        fn counts_and_orders_match_a_map(random: u64, count in 1usize..40, acts in prop::collection::vec((0u16..40, 0u8..30, 0..3), 0..300)) {
+        fn counts_match_those_of_a_map(random: u64, count in 1usize..40, acts in prop::collection::vec((0u16..40, 0u8..30, any::<bool>()), 0..300)) {
             let mut sources = Sources::new(count, random);
-            // Each connection's source, and the times at which they were put where they are.
-            let (mut map, mut moved) = (HashMap::new(), HashMap::new());
-            for (time, (index, number, act)) in acts.into_iter().enumerate() {
+            let mut map = HashMap::new();
+            for (index, number, add) in acts {
                 let id = ConnectionId(index % count as u16);
-                match act {
-                    0 => {
-                        sources.add(id, source(number));
-                        if map.insert(id, *map.get(&id).unwrap_or(&number)).is_none() {
-                            moved.insert(id, time);
-                        }
-                    }
-                    1 => {
-                        sources.move_to_back(id);
-                        moved.insert(id, time);
-                    }
-                    _ => {
-                        sources.remove(id);
-                        map.remove(&id);
-                    }
-                }
-                for number in 0..30 {
-                    let own = map.iter().filter(|(_, other)| **other == number).map(|(id, _)| *id);
-                    let found = sources.find(source(number)).and_then(|number| sources.first_of(number));
-                    prop_assert_eq!(found, own.min_by_key(|id| moved[id]));
+                if add {
+                    sources.add(id, source(number));
+                    map.entry(id).or_insert(number);
+                } else {
+                    sources.remove(id);
+                    map.remove(&id);
                 }
                 let held = |number: u8| map.values().filter(|other| **other == number).count() as u16;
                 for number in 0..30 {
@@ -152,8 +147,9 @@ mod tests {
                 let most = (0..30).map(held).max().unwrap_or(0);
                 prop_assert_eq!(sources.most(), most);
                 let largest = sources.largest().expect("there are some");
-                let first = sources.first_of(largest);
-                prop_assert_eq!(first.map_or(0, |id| held(map[&id])), most);
+                let largest: Vec<ConnectionId> = sources.connections(largest, count).collect();
+                prop_assert_eq!(largest.len(), usize::from(most));
+                prop_assert!(largest.iter().all(|id| map[id] == map[&largest[0]]));
                 let mut numbers = HashMap::new();
                 for (id, source) in &map {
                     let number = sources.number(*id).expect("it counts");
@@ -162,5 +158,14 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_search_goes_on_where_the_last_one_ended() {
+        let mut sources = Sources::new(6, 1);
+        (0..6).for_each(|index| sources.add(ConnectionId(index), source(u8::from(index == 2))));
+        let largest = sources.largest().expect("it has five");
+        let mut found = || sources.connections(largest, 2).map(|id| id.0).collect::<Vec<_>>();
+        assert_eq!([found(), found(), found()], [[1, 3], [4, 5], [0, 1]]);
     }
 }

@@ -11,14 +11,15 @@ use cloister_interfaces::socket::{ConnectionId, SourceId};
 use smoltcp::socket::tcp::{self, State};
 use smoltcp::wire::IpAddress;
 
-use super::{CLOSING_LIST, Connections, KNOWN_LIST, STRANGERS_LIST};
+use super::{CLOSING_LIST, Connections, HALF_OPEN_LIST};
 use crate::table::Source;
 use crate::tcp::app_stream::{AppStream, Peer};
 use crate::tcp::closing::SLOW_TIME;
 
-/// The largest number of closed connections that are examined for one that can make room.
+/// The largest number of closing connections that are examined for one that can make room.
 const MAX_EXAMINED: usize = 4;
-/// The largest number of half-open connections of a list, the oldest ones, that are examined.
+/// The largest number of half-open connections, the oldest ones, and of those of one source that
+/// are searched for one that gives way.
 const MAX_SEARCHED: usize = 32;
 
 impl Connections {
@@ -26,7 +27,7 @@ impl Connections {
     /// `None` if the source gets none.
     pub(super) fn make_room(&mut self, source: Source, now: Instant) -> Option<()> {
         // Usually there are enough that are neither held nor half open.
-        if self.all_free() > self.reserve + self.half_open_count() {
+        if self.all_free() > self.reserve + self.lists.len(HALF_OPEN_LIST) {
             return Some(());
         }
         self.make_scarce_room(source, now)
@@ -39,10 +40,10 @@ impl Connections {
         {
             self.release(slow);
         }
+        let (half_open, oldest) = (self.lists.len(HALF_OPEN_LIST), self.oldest_half_open());
         let (held, most, free) = (self.sources.held(source), self.sources.most(), self.free_count());
+        let own_half_open = oldest.iter().filter(|one| one.source == source).count();
         let has_share = if free == 0 {
-            let own_half_open =
-                self.half_open.iter_mut().map(|sources| usize::from(sources.held(source))).sum::<usize>();
             let all = usize::from(held) + own_half_open;
             if all > 0 {
                 // An address that replaces its own opens one connection at a time.
@@ -53,78 +54,26 @@ impl Connections {
         } else {
             // What is kept free is for sources that hold less than another. Of the rest, all that
             // is not held may be half open for the others, and no more.
-            held < most || self.half_open_of_heaviest(most) < free
+            let light = oldest.iter().filter(|one| one.held < most).count();
+            held < most || half_open - light < free
         };
-        if !has_share || self.all_free() <= self.half_open_count() {
+        if !has_share || self.all_free() <= half_open {
             // An odd place is for those that hold less than another.
-            let half = (self.all_free() + usize::from(held >= most)) / 2;
-            let weakest = self.weakest_half_open(source, held, half)?;
-            self.release(weakest);
+            let half = (self.all_free().min(MAX_SEARCHED) + usize::from(held >= most)) / 2;
+            self.release(weakest(&oldest, source, held, half)?);
         }
         Some(())
     }
 
-    /// Returns how many half-open connections belong to sources that hold `most`. Those that are
-    /// not examined count, too.
-    fn half_open_of_heaviest(&mut self, most: u16) -> usize {
-        let known = self.lists.len(KNOWN_LIST);
-        let lighter = self.examined(KNOWN_LIST).iter().filter(|(held, _)| *held < most).count();
-        known - lighter + if most == 0 { self.lists.len(STRANGERS_LIST) } else { 0 }
-    }
-
-    /// Returns the oldest half-open connections of a list, and how many connections the source of
-    /// each holds.
-    fn examined(&mut self, list: usize) -> ArrayVec<(u16, ConnectionId), MAX_SEARCHED> {
-        let mut found = ArrayVec::new();
-        for id in self.lists.iter(list).take(MAX_SEARCHED) {
-            let held = self.table.key(id).map_or(0, |key| self.sources.held(key.source()));
-            found.push((held, ConnectionId(id)));
+    /// Returns the oldest half-open connections.
+    fn oldest_half_open(&mut self) -> ArrayVec<HalfOpen, MAX_SEARCHED> {
+        let mut oldest = ArrayVec::new();
+        for id in self.lists.iter(HALF_OPEN_LIST).take(MAX_SEARCHED) {
+            if let Some(source) = self.table.key(id).map(|key| key.source()) {
+                oldest.push(HalfOpen { id: ConnectionId(id), source, held: self.sources.held(source) });
+            }
         }
-        found
-    }
-
-    /// Returns the list of half-open connections that one of `source` belongs to now.
-    fn half_open_list(&mut self, source: Source) -> usize {
-        if self.sources.held(source) > 0 { KNOWN_LIST } else { STRANGERS_LIST }
-    }
-
-    /// Counts a half-open connection. Returns its list.
-    pub(super) fn add_half_open(&mut self, id: ConnectionId, source: Source) -> usize {
-        let list = self.half_open_list(source);
-        self.half_open.get_mut(list).into_iter().for_each(|sources| sources.add(id, source));
-        list
-    }
-
-    /// Returns the half-open connection that gives way to a SYN of `source`, which holds `held`
-    /// connections. Returns `None` if none does.
-    ///
-    /// SYNs may have forged addresses. So sources that hold connections, and all others, have `half`
-    /// of the places for half-open ones each, if they need as many. Within each half, the source
-    /// that has the most half-open ones, with the new one, gives way: of several one that holds the
-    /// most connections, and of its half-open ones the oldest. If that is `source`, and it has none,
-    /// its SYN gives way.
-    #[inline(never)] // Rarely called.
-    fn weakest_half_open(&mut self, source: Source, held: u16, half: usize) -> Option<ConnectionId> {
-        let own = self.half_open_list(source);
-        let other = if own == KNOWN_LIST { STRANGERS_LIST } else { KNOWN_LIST };
-        let list = if self.lists.len(other) > half { other } else { own };
-        let sources = self.half_open.get_mut(list)?;
-        let (most, heaviest) = (sources.most(), sources.largest()?);
-        let ours = sources.find(source).filter(|_| list == own);
-        let (first, own_first) = (sources.first_of(heaviest), ours.and_then(|ours| sources.first_of(ours)));
-        let count = if list == own { sources.held(source) + 1 } else { 0 };
-        if most > 1 {
-            let of_heaviest = self.table.key(first?.0).map_or(0, |key| self.sources.held(key.source()));
-            return if (count, held) > (most, of_heaviest) { own_first } else { first };
-        }
-        // Each source has one at most.
-        if own_first.is_some() {
-            return own_first;
-        }
-        let examined = self.examined(list);
-        let most = examined.iter().map(|(held, _)| *held).max()?;
-        let oldest = examined.iter().find(|(held, _)| *held == most).map(|(_, id)| *id);
-        oldest.filter(|_| count == 0 || held <= most)
+        oldest
     }
 
     /// Returns a closing connection whose peer has taken too little for too long. If there is none
@@ -160,7 +109,6 @@ impl Connections {
         let client = connection.client;
         let peer = source.zip(connection.socket()).and_then(|(source, socket)| peer(source, socket));
         connection.stream = peer.map(|peer| AppStream::new(client, peer, now));
-        connection.used = now;
         if self.all_free() >= self.reserve {
             return;
         }
@@ -178,10 +126,10 @@ impl Connections {
     /// Returns the connection that gives way to a new one of `source`, with which that holds
     /// `held`.
     ///
-    /// Of the source that holds the most, if that is another one and holds more, it is the one that
-    /// was used least recently. Otherwise it is that of the same source, if nothing has happened on
-    /// it for a while and `least` are free: a connection that gives way is free only once its
-    /// application has heard of it.
+    /// If another source holds more, it is one of the source that holds the most. Otherwise it is
+    /// one of the same source, on which nothing has happened for a while, as long as `least` are
+    /// free: a connection that gives way is free only once its application has heard of it. Of
+    /// several, it is the one that was used least recently.
     fn giving_way(
         &mut self,
         source: Option<SourceId>,
@@ -196,22 +144,46 @@ impl Connections {
         } else {
             (source?, Instant(now.0.saturating_sub(SLOW_TIME.as_nanos() as u64)))
         };
-        let id = self.least_used(from, now)?;
-        (self.get(id)?.last_used() <= before).then_some(id)
+        let Connections { sources, connections, .. } = self;
+        let used = |id: ConnectionId| Some((connections.get(id.0)?.last_used(), id));
+        let (last_used, id) = sources.connections(from, MAX_SEARCHED).filter_map(used).min()?;
+        (last_used <= before).then_some(id)
     }
+}
 
-    /// Returns the connection of a source that was used least recently: the first of its list, but
-    /// for closed ones whose peers have taken enough since they were put there.
-    fn least_used(&mut self, source: SourceId, now: Instant) -> Option<ConnectionId> {
-        for _ in 0..MAX_EXAMINED {
-            let id = self.sources.first_of(source)?;
-            if !self.get(id)?.note_use(now) {
-                break;
-            }
-            self.sources.move_to_back(id);
+/// A half-open connection.
+struct HalfOpen {
+    id: ConnectionId,
+    source: Source,
+    /// The number of connections that its source holds.
+    held: u16,
+}
+
+/// Returns the half-open connection that gives way to a SYN of `source`, which holds `held`
+/// connections. Returns `None` if none does.
+///
+/// SYNs may have forged addresses. So sources that hold connections, and all others, have `half` of
+/// the places for half-open ones each, if they need as many. Within each half, the source that has
+/// the most half-open ones gives way, of several the one that holds the most connections, and of its
+/// half-open ones the oldest. If that is `source`, and it has none, its SYN gives way.
+fn weakest(oldest: &[HalfOpen], source: Source, held: u16, half: usize) -> Option<ConnectionId> {
+    let known = held > 0;
+    let others = oldest.iter().filter(|one| (one.held > 0) != known).count();
+    let of_known = known != (others > half);
+    let weight = |source_of: Source, held: u16| {
+        let of = oldest.iter().filter(|one| one.source == source_of).count();
+        (of + usize::from(source_of == source), held)
+    };
+    // From the newest on, so that of equals the oldest is taken.
+    let mut found = None;
+    let mut heaviest = if known == of_known { weight(source, held) } else { (0, 0) };
+    for one in oldest.iter().rev().filter(|one| (one.held > 0) == of_known) {
+        let weight = weight(one.source, one.held);
+        if weight >= heaviest {
+            (found, heaviest) = (Some(one.id), weight);
         }
-        self.sources.first_of(source)
     }
+    found
 }
 
 /// Returns the peer of a socket, whose address has the number `source`.
