@@ -1,6 +1,7 @@
 //! Compares two policies by what they allow, not by their text.
 
 mod assertions;
+mod change;
 mod facts;
 mod matching;
 mod peers;
@@ -8,111 +9,20 @@ mod pins;
 mod render;
 mod sentence;
 mod services;
+mod side;
 
 use std::collections::{BTreeSet, HashMap};
 
 use serde::Serialize;
 
 use crate::model::Named;
-use crate::sound::{Sound, Step};
+use crate::sound::Sound;
 use facts::{Common, Fact, Key, SubjectKey};
-use matching::Numbers;
+use side::{Comparison, Side};
 
 pub use assertions::{Asserted, Assertions, Broken, Replaced, Reworded};
+pub use change::{Change, Class, Witness};
 pub use pins::PinChange;
-
-/// The relation of one policy's authority to another's.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Class {
-    /// The new policy allows the same.
-    Equivalent,
-    /// The new policy allows more.
-    Widening,
-    /// The new policy allows less.
-    Narrowing,
-    /// The new policy allows more of one thing and less of another.
-    Incomparable,
-}
-
-impl Class {
-    /// Returns the word for it.
-    #[must_use]
-    pub fn word(self) -> &'static str {
-        match self {
-            Class::Equivalent => "equivalent",
-            Class::Widening => "widening",
-            Class::Narrowing => "narrowing",
-            Class::Incomparable => "incomparable",
-        }
-    }
-
-    fn of(widens: bool, narrows: bool) -> Class {
-        match (widens, narrows) {
-            (false, false) => Class::Equivalent,
-            (true, false) => Class::Widening,
-            (false, true) => Class::Narrowing,
-            (true, true) => Class::Incomparable,
-        }
-    }
-}
-
-/// What shows a change: a question that the two policies answer differently, or two statements
-/// about them.
-#[derive(Clone, Debug, Serialize)]
-pub struct Witness {
-    /// The question to the old policy, in its names; `None` if it has no such subject or object, or
-    /// if the change is none of a right.
-    pub old_question: Option<String>,
-    /// The amount in its answer, as `explain` gives it; 0 means no, or no question.
-    pub old_amount: u64,
-    /// The number of steps to it: the other parties that have to act.
-    pub old_steps: usize,
-    /// The answer of the old policy in words, or the statement about it.
-    pub old: String,
-    /// The question to the new policy, in its names.
-    pub new_question: Option<String>,
-    /// The amount in its answer.
-    pub new_amount: u64,
-    /// The number of steps to it.
-    pub new_steps: usize,
-    /// The answer of the new policy in words, or the statement about it.
-    pub new: String,
-}
-
-impl Witness {
-    /// Makes a witness of a statement about each policy.
-    fn statement(old: String, new: String) -> Witness {
-        Witness {
-            old_question: None,
-            old_amount: 0,
-            old_steps: 0,
-            old,
-            new_question: None,
-            new_amount: 0,
-            new_steps: 0,
-            new,
-        }
-    }
-}
-
-/// One right that one of the policies gives, or gives more of; or one rule about a service that
-/// changed.
-#[derive(Clone, Debug, Serialize)]
-pub struct Change {
-    /// Widening or narrowing.
-    pub class: Class,
-    /// The subject; a range of domains by its first and its last.
-    pub subject: String,
-    /// The change as a sentence.
-    pub sentence: String,
-    /// The unit of the amounts.
-    pub unit: &'static str,
-    /// The question that shows the change.
-    pub witness: Witness,
-    /// The rules that give the right, in the policy that gives more.
-    pub path: Vec<Step>,
-}
 
 /// The difference of two policies.
 #[derive(Clone, Debug, Serialize)]
@@ -154,52 +64,6 @@ pub fn diff(old: &Sound, new: &Sound) -> Difference {
         }
     }
     named.difference(moves)
-}
-
-/// One side of a comparison.
-struct Side<'a> {
-    sound: &'a Sound,
-    common: &'a Common,
-    numbers: Numbers,
-    facts: facts::Facts<'a>,
-    positions: Positions,
-}
-
-impl<'a> Side<'a> {
-    fn new(sound: &'a Sound, numbers: Numbers, common: &'a Common) -> Side<'a> {
-        let (facts, positions) = (facts::facts(sound, &numbers, common), Positions::new(sound, &numbers));
-        Side { sound, common, numbers, facts, positions }
-    }
-
-    fn service(&self, number: usize) -> Option<usize> {
-        self.positions.services.get(&number).copied()
-    }
-}
-
-/// Where a policy has what the common numbers stand for.
-struct Positions {
-    services: HashMap<usize, usize>,
-    regions: HashMap<usize, usize>,
-    ports: HashMap<usize, usize>,
-    /// The queues, by the positions of client and server.
-    queues: HashMap<(usize, usize), Vec<usize>>,
-}
-
-impl Positions {
-    fn new(sound: &Sound, numbers: &Numbers) -> Positions {
-        let of = |numbers: &[usize]| numbers.iter().enumerate().map(|(position, number)| (*number, position)).collect();
-        let mut queues: HashMap<(usize, usize), Vec<usize>> = HashMap::new();
-        for (queue, ends) in sound.index.queues.iter().enumerate() {
-            queues.entry((ends.from, ends.to)).or_default().push(queue);
-        }
-        let [services, regions, ports] = [&numbers.services, &numbers.regions, &numbers.ports].map(|own| of(own));
-        Positions { services, regions, ports, queues }
-    }
-}
-
-struct Comparison<'a> {
-    old: Side<'a>,
-    new: Side<'a>,
 }
 
 /// A right of which one policy gives more, and what the other gives of it.

@@ -6,7 +6,8 @@
 
 use std::collections::BTreeMap;
 
-use super::{Change, Class, Comparison, Side, Witness};
+use super::change::{Change, Class, Witness};
+use super::side::{Comparison, Side};
 use crate::authority::{Object, Rule, names};
 use crate::model::Pin;
 

@@ -5,7 +5,8 @@
 
 use serde::Serialize;
 
-use super::{Class, Side};
+use super::change::Class;
+use super::side::Side;
 use crate::printable::hexadecimal;
 
 /// A program that is pinned otherwise than before.

@@ -1,7 +1,8 @@
 //! Puts changes into words, and asks each policy the question that shows a change.
 
+use super::change::Class;
 use super::facts::{self, Fact, Key, ObjectKey, SubjectKey};
-use super::{Class, Comparison, Side};
+use super::side::{Comparison, Side};
 use crate::authority::closure::steps;
 use crate::authority::target::PathScope;
 use crate::authority::{Object, Op, Right, Subject, names, target};

@@ -5,7 +5,8 @@ use std::cmp::Ordering;
 
 use cloister_caps::tables::AfterLimit;
 
-use super::{Change, Class, Comparison, Side, Witness};
+use super::change::{Change, Class, Witness};
+use super::side::{Comparison, Side};
 use crate::authority::Rule;
 use crate::claim::and;
 use crate::model::{Named, Service};

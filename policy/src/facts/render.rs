@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{Relation, SCHEMA, Value};
+use super::relation::{Relation, SCHEMA, Value};
 use crate::printable::printable;
 
 pub(super) fn datalog(relations: &[Relation]) -> String {

@@ -1,7 +1,8 @@
 //! Judges the settings of a guest (`xl.cfg(5)`, Xen 4.17).
 
+use super::mistake::{ABOUT, Mistake};
 use super::parse::{Setting, Settings, Value};
-use super::{ABOUT, Mistake, command_line, vif};
+use super::{command_line, vif};
 use crate::verify::Finding;
 
 /// What an image needs of its guest.

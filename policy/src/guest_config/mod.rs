@@ -7,6 +7,7 @@
 
 mod command_line;
 mod judge;
+mod mistake;
 mod parse;
 mod vif;
 
@@ -16,32 +17,6 @@ pub use judge::Needs;
 
 /// The size of the largest configuration, in bytes.
 pub const MAX_CONFIGURATION: u64 = 64 << 10;
-
-/// The part of an image that the findings are about.
-const ABOUT: &str = "configuration";
-
-/// A mistake in a configuration.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("line {line}: {message}")]
-pub(crate) struct Mistake {
-    /// The line, from 1; 0 for the whole file.
-    line: usize,
-    /// What is wrong, and what to do.
-    message: String,
-}
-
-impl Mistake {
-    fn at(line: usize, message: impl Into<String>) -> Self {
-        Mistake { line, message: message.into() }
-    }
-
-    fn finding(&self) -> Finding {
-        match self.line {
-            0 => Finding::error(ABOUT, &self.message),
-            _ => Finding::error(ABOUT, self.to_string()),
-        }
-    }
-}
 
 /// Returns what is wrong with the text of a configuration, and what is worth knowing about it.
 #[must_use]

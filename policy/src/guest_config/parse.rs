@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use super::Mistake;
+use super::mistake::Mistake;
 
 /// The value of a setting.
 #[derive(Clone, Debug, PartialEq, Eq)]

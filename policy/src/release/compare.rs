@@ -1,8 +1,8 @@
 //! Holds an image and its sources against a manifest.
 
-use super::{Hash, Release};
+use super::manifest::{Hash, Hashes, KERNEL, Release};
 use crate::printable::hexadecimal;
-use crate::verify::{Finding, Hashes, KERNEL};
+use crate::verify::Finding;
 
 const ABOUT: &str = "release";
 

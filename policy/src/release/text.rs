@@ -2,9 +2,8 @@
 
 use toml_edit::{Document, Item, TableLike};
 
-use super::{Hash, Release, Sources};
+use super::manifest::{Hash, Hashes, KERNEL, Release, Sources};
 use crate::printable::{hexadecimal, is_plain, printable};
-use crate::verify::{Hashes, KERNEL};
 
 /// The version of the form.
 const FORMAT: i64 = 1;
@@ -53,6 +52,22 @@ const A_HASH: &str = "a SHA-256 of 64 lower-case hexadecimal digits";
 const A_SECTION: &str = "a section";
 const A_COMMIT: &str = "a commit of 40 or 64 lower-case hexadecimal digits";
 const A_COMPILER: &str = "a line of `rustc --version`, up to 200 visible characters";
+
+impl Release {
+    /// Parses the text of a manifest.
+    ///
+    /// # Errors
+    /// The text is not a manifest of this version; the error says where and why.
+    pub fn parse(text: &str) -> Result<Self, ReleaseError> {
+        parse(text)
+    }
+
+    /// Returns the text of the manifest, which [`Release::parse`] reads.
+    #[must_use]
+    pub fn text(&self) -> String {
+        render(self)
+    }
+}
 
 pub(super) fn render(release: &Release) -> String {
     let Release { hashes, sources, configuration } = release;

@@ -15,7 +15,7 @@ use crate::sound::Sound;
 
 pub use claims::{AssertionRow, Considered};
 pub use date::date_of;
-pub use page::{ImageHashes, Page};
+pub use page::{About, ImageHashes, Page};
 
 /// The form of the page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -26,17 +26,6 @@ pub enum ShowFormat {
     Markdown,
     /// A self-contained page with the graph, which can be printed.
     Html,
-}
-
-/// What the page says besides the policy. Each part may be unknown.
-#[derive(Clone, Default, Debug)]
-pub struct About {
-    /// The date, as `2024-02-29`.
-    pub date: Option<String>,
-    /// The hashes of an image that was built from the policy.
-    pub image: Option<ImageHashes>,
-    /// SHA-256 of the release's manifest.
-    pub release: Option<[u8; 32]>,
 }
 
 impl Sound {

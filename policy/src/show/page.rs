@@ -2,7 +2,6 @@
 
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
-use super::About;
 use super::claims::AssertionRow;
 use crate::printable::hexadecimal;
 
@@ -19,6 +18,17 @@ pub(crate) struct Table {
     pub note: &'static str,
     pub columns: Vec<String>,
     pub rows: Vec<Vec<String>>,
+}
+
+/// What the page says besides the policy. Each part may be unknown.
+#[derive(Clone, Default, Debug)]
+pub struct About {
+    /// The date, as `2024-02-29`.
+    pub date: Option<String>,
+    /// The hashes of an image that was built from the policy.
+    pub image: Option<ImageHashes>,
+    /// SHA-256 of the release's manifest.
+    pub release: Option<[u8; 32]>,
 }
 
 /// The hashes of an image that verifies, and carries the policy.

@@ -6,35 +6,7 @@ use sha2::{Digest, Sha256};
 use super::image::Image;
 use super::verdict::{Unusable, Verdict};
 use super::{attached, layout};
-
-/// The name of the kernel among the programs. No service can have it.
-pub const KERNEL: &str = "kernel";
-
-/// SHA-256 of an image and of its parts.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Hashes {
-    /// The whole file.
-    pub image: [u8; 32],
-    /// The canonical policy, as the tables name it.
-    pub policy: [u8; 32],
-    /// The capability tables, which the kernel computes and prints.
-    pub tables: [u8; 32],
-    /// The bill of materials, not compressed.
-    pub sbom: Option<[u8; 32]>,
-    /// The inventory of `unsafe`, not compressed.
-    pub unsafe_uses: Option<[u8; 32]>,
-    /// The kernel and the program of each service: segments with their addresses, flags and sizes,
-    /// the kernel's without the sixteen bytes that point to the tables.
-    pub programs: Vec<(String, [u8; 32])>,
-}
-
-impl Hashes {
-    /// Returns the hash of a service's program, or of the kernel ([`KERNEL`]).
-    #[must_use]
-    pub fn program(&self, name: &str) -> Option<&[u8; 32]> {
-        self.programs.iter().find_map(|(known, hash)| (known == name).then_some(hash))
-    }
-}
+use crate::release::Hashes;
 
 impl Verdict {
     /// Returns the hashes of the image and of its parts.

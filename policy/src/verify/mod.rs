@@ -37,7 +37,8 @@ use image::Image;
 pub(crate) use export::table_facts;
 
 pub use crate::image_limits::{MAX_IMAGE, MAX_LOCK};
-pub use hashes::{Hashes, KERNEL, hashes};
+pub use crate::release::{Hashes, KERNEL};
+pub use hashes::hashes;
 pub use verdict::{
     Against, Component, Finding, Hit, Inventory, ProgramSummary, Severity, Shown, Unaligned, UnsafeUse, Unusable,
     Verdict,
