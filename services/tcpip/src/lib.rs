@@ -17,6 +17,7 @@ extern crate alloc;
 
 mod address;
 mod capabilities;
+mod clients;
 pub mod config;
 mod echo;
 pub mod link;

@@ -11,7 +11,7 @@ use cloister_interfaces::log::{self, PeerLog};
 use cloister_interfaces::rules::ClientIndex;
 use cloister_interfaces::{Instant, Malformed, System};
 
-use crate::tcp::limits::CLIENTS;
+use crate::clients::CLIENTS;
 
 /// An act of a peer that its protocol excludes. What it is about is dropped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

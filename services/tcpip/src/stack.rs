@@ -19,6 +19,7 @@ use smoltcp::wire::{EthernetAddress, HardwareAddress};
 
 use crate::address::{Address, Change};
 use crate::capabilities::Caps;
+use crate::clients::CLIENTS;
 use crate::config;
 use crate::echo::Echo;
 use crate::link::arp;
@@ -31,7 +32,6 @@ use crate::tcp::app_stream::Streams;
 use crate::tcp::connection::Stage;
 use crate::tcp::connections::Connections;
 use crate::tcp::isn::IsnGenerator;
-use crate::tcp::limits::CLIENTS;
 use crate::tcp::opening::Opening;
 use crate::tcp::receive::Received;
 use crate::tcp::transmit::Progress;

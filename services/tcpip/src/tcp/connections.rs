@@ -22,12 +22,13 @@ use cloister_interfaces::socket::{ConnectionId, Layout};
 use smoltcp::iface::SocketSet;
 use smoltcp::socket::tcp::State;
 
+use crate::clients::CLIENTS;
 use crate::segment::Segment;
 use crate::table::{Key, Table};
 use crate::tcp::app_stream::discard;
 use crate::tcp::buffers::{BufferPlan, MakeBuffer};
 use crate::tcp::connection::{Connection, SILENCE_LIMIT, Stage};
-use crate::tcp::limits::{CLIENTS, CONNECTIONS_PER_TIME_WAIT, MAX_PORTS};
+use crate::tcp::limits::{CONNECTIONS_PER_TIME_WAIT, MAX_PORTS};
 use crate::tcp::recovery::Recovery;
 use crate::tcp::sources::Sources;
 use crate::tcp::time_wait::TimeWait;

@@ -5,8 +5,6 @@ use smoltcp::iface::SocketStorage;
 use super::connection::Connection;
 use super::{sources, time_wait};
 
-/// The largest number of applications.
-pub const CLIENTS: usize = 4;
 /// The largest number of ports that one application listens to.
 pub const MAX_PORTS: usize = 8;
 /// There is room for one connection in TIME-WAIT without a socket for this many connections.

@@ -4,7 +4,7 @@ use cloister_interfaces::rules::ClientIndex;
 use cloister_interfaces::store::{Reply, StoreError, Value};
 use cloister_interfaces::{Memory, System};
 
-use super::log::DaemonNote;
+use super::daemon_note::DaemonNote;
 use super::{CONNECT_POLL, Completion, Connection, Job, TRANSACTION_TIME, Transaction, XenStore};
 use crate::wire::{self, Header, MessageType};
 

@@ -8,6 +8,7 @@ use cloister_interfaces::store::Path;
 use cloister_interfaces::{Instant, Malformed, Memory, System};
 
 use super::XenStore;
+use super::daemon_note::{DaemonNote, NOTES};
 use crate::MAX_PINS;
 use crate::policy::{Right, Rules};
 
@@ -21,37 +22,6 @@ const PLACES: usize = FIRST_PIN + MAX_PINS;
 /// The kind of a message that does not decode. Those of refusals come before it.
 const MALFORMED: usize = 3 * PLACES;
 const _: () = assert!(MALFORMED < cloister_interfaces::log::PeerLog::KINDS);
-
-/// What the daemon did.
-#[derive(Clone, Copy)]
-pub(super) enum DaemonNote {
-    UnknownAnswer,
-    EarlyAnswer,
-    WrongType,
-    NoReset,
-    NoDomid,
-    AnswersAgain,
-    LostWatch,
-    NoToken,
-    Reconnecting,
-    Dead,
-    Silent,
-}
-
-/// What is said of each note, by its number, before its details.
-const NOTES: [&str; 11] = [
-    "dropped an answer with an unknown request id",
-    "violation by the daemon: an answer to a request that was not sent yet",
-    "violation by the daemon: an answer of the wrong type",
-    "the daemon did not reset; earlier watches and transactions may remain",
-    "the daemon did not return this domain's id; asking again",
-    "the daemon answers again",
-    "lost the watch",
-    "violation by the daemon: a watch event without a token (dropped)",
-    "violation by the daemon",
-    "violation by the daemon",
-    "no answer from the daemon",
-];
 
 /// A line about a client that the console may have dropped, without what was not kept.
 struct Late<'a> {

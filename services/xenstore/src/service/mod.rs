@@ -1,6 +1,7 @@
 //! The state machine between the clients and the daemon.
 
 mod answers;
+mod daemon_note;
 mod log;
 mod requests;
 
@@ -20,7 +21,7 @@ use crate::policy::Rules;
 use crate::ring::Ring;
 use crate::watches::Watches;
 use crate::wire::{MessageType, Packet};
-use log::DaemonNote;
+use daemon_note::DaemonNote;
 
 /// The time that the daemon has to answer a request.
 const ANSWER_TIME: Duration = Duration::from_secs(5);
