@@ -1,4 +1,4 @@
-//! Who can pass data to whom, and what that makes the other do.
+//! Which party can pass data to which other, and what that makes the other do.
 //!
 //! A [`Node`] is a party under an influence: wholly, or by one input that it treats as its interface
 //! says. A [`Step`] leads from one to the next, by a rule. A step that costs 1 takes a service over.

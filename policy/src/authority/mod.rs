@@ -3,8 +3,9 @@
 //! page.
 //!
 //! [`ability`] says what each party can do itself, [`catalogue`] what inputs make a program do,
-//! [`flow`] who can pass data to whom, and [`reach`] searches. [`leak`] follows the bytes of a
-//! region instead. policy/tests/datalog.rs computes the same from that page, without this code.
+//! [`flow`] which party can pass data to which other, and [`reach`] searches. [`leak`] follows the
+//! bytes of a region instead. policy/tests/datalog.rs computes the same from that page, without this
+//! code.
 
 pub(crate) mod ability;
 pub(crate) mod catalogue;

@@ -1,7 +1,7 @@
 //! Vectors whose elements are written when they are first used.
 //!
-//! A service with room for thousands of connections has few of them at first. To write all of them
-//! at the start took longer than everything else between the start and the first answer.
+//! A service with room for thousands of connections has few of them at first. In a guest of 384 MiB,
+//! writing all of them at the start was a third of the instructions up to the first answer.
 
 use alloc::vec::Vec;
 

@@ -137,7 +137,7 @@ mod tests {
             Stream { ring: Ring::new(memory.clone()), memory, inbound: Inbound::new() }
         }
 
-        /// Lets the daemon write so many bytes at a time. Returns the messages that come out.
+        /// Lets the daemon write `at_once` bytes at a time. Returns the messages that come out.
         fn feed(&mut self, bytes: &[u8], at_once: usize) -> Vec<(u32, Vec<u8>)> {
             let mut messages = Vec::new();
             for part in bytes.chunks(at_once) {

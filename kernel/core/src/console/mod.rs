@@ -160,7 +160,7 @@ impl ConsoleLog {
     ///
     /// Returns `true` if the lines that wait are within the rate and the room that are the service's
     /// own, so that each is printed. Otherwise lines may have been dropped. The answer does not say
-    /// whether one found room in common, because that depends on what others have written.
+    /// whether a line found common room, because that depends on what others have written.
     pub fn add_text(&mut self, tables: &Tables<'_>, service: ServiceId, text: &[u8], now: u64) -> bool {
         let (of, name) = (Origin { tables, service, refusals: false }, tables.service_name(service));
         let log = &mut self.services[service];

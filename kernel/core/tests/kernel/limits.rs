@@ -5,7 +5,7 @@ use cloister_kernel_core::{event_channels, grant_frames};
 
 use crate::machine::{shipped, tables};
 
-/// Returns a policy that grants so many pages, and has no port.
+/// Returns a policy that grants `pages` pages, and has no port.
 fn granting(pages: u32) -> Tables<'static> {
     let service = |name: &str| {
         format!(
