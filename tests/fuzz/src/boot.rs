@@ -238,7 +238,7 @@ impl Boot {
         }
         let line = number(self.at + 24, 8);
         let text =
-            (line..).take(MAX_COMMAND_LINE).take_while(|at| self.ram.number(*at, 1).is_some_and(|byte| byte != 0));
+            (line..=u64::MAX).take(MAX_COMMAND_LINE).take_while(|at| self.ram.number(*at, 1).is_some_and(|byte| byte != 0));
         data.push((line, text.count() as u64));
         for (Gfn(page), owner) in [(self.pages.xenstore, "XenStore"), (self.pages.console, "console")]
             .into_iter()
