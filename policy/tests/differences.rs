@@ -259,7 +259,7 @@ fn equals(names: [&str; 2]) -> Sound {
         )
     };
     let [first, second] = [(names[0], "guard"), (names[1], "plain")].map(service);
-    sound(&format!("format = 1\nimage = {{ name = \"x\" }}\n{first}{second}"))
+    sound(&format!("format = 2\nimage = {{ name = \"x\" }}\n{first}{second}"))
 }
 
 /// Of equal priorities, the first name goes before: of two busy services with 9 of 10 ms each, the

@@ -7,7 +7,7 @@ use cloister_interfaces::capability::DomainPin;
 use cloister_interfaces::rules::{PathRule, PinRule, after_rules, decode_rules};
 
 use crate::MAX_PINS;
-use crate::policy::{OwnDomid, is_same};
+use crate::policy::{OwnDomid, is_node};
 use crate::wire;
 
 /// A domain set whose peer a node says.
@@ -45,8 +45,8 @@ impl<S: System> Pins<S> {
 
     /// Returns the pin whose node `path` is, in either form.
     pub fn find(&self, path: &str, own: OwnDomid<'_>) -> Option<PinIndex> {
-        let is_node = |pin: &Pin<S>| pin.rule.is_some_and(|rule| is_same(rule.node, path, own));
-        (0..).zip(&self.0).find_map(|(index, pin)| is_node(pin).then_some(PinIndex(index)))
+        let names = |pin: &Pin<S>| pin.rule.is_some_and(|rule| is_node(path, rule.node, own));
+        (0..).zip(&self.0).find_map(|(index, pin)| names(pin).then_some(PinIndex(index)))
     }
 
     /// Pins the domain that a node's value names. Returns `false` if the set still has ports or

@@ -20,10 +20,14 @@ use crate::script::{Bytes, Claim, Trace, World};
 const OWN: u16 = 7;
 const BACKEND: &str = "/local/domain/0/backend/vif/7/0";
 /// The clients' rules. Client 0 is hostile.
-const RULES: [(u8, &str, [bool; 3]); 3] = [
-    (0, "control", [true; 3]),
-    (1, "device/vif/0", [true; 3]),
-    (1, "/local/domain/*/backend/vif/{self}/0", [true, false, true]),
+const RULES: [(u8, &str, [bool; 3], bool); 7] = [
+    (0, "control", [true; 3], false),
+    (0, "control/0", [true; 3], false),
+    (0, "control/1", [true; 3], false),
+    (0, "control/2", [true; 3], true),
+    (0, "control/3", [true; 3], true),
+    (1, "device/vif/0", [true; 3], true),
+    (1, "/local/domain/*/backend/vif/{self}/0", [true, false, true], true),
 ];
 /// The node that pins a domain, which the hostile client may read, and write too, so that the script
 /// decides its value.
@@ -38,7 +42,7 @@ const RING: u32 = RING_SIZE as u32;
 fn rules() -> &'static [u8] {
     thread_local! {
         static BLOB: &'static [u8] = {
-            let rules = RULES.map(|(client, path, [read, write, watch])| PathRule { client: ClientIndex(client), read, write, watch, path });
+            let rules = RULES.map(|(client, path, [read, write, watch], below)| PathRule { client: ClientIndex(client), read, write, watch, below, path });
             [rules::encode_rules(&rules).expect("short paths"), rules::encode_rules(&[PIN]).expect("short")].concat().leak()
         };
     }
