@@ -223,16 +223,16 @@ const MISTAKES: &[(&str, usize, usize, &str)] = &[
         "`device/vif/../0` is not a XenStore path: a component is * (a number), {self}, or made of a-z, A-Z, 0-9, -, _ and @",
     ),
     (
-        "xenstore-path-stars-inside",
-        78,
-        1,
-        "`device/**/0` is not a XenStore path: ** is the last component of a path, or none",
-    ),
-    (
         "xenstore-path-special-watch",
         78,
         1,
         "`@releaseDomain` is not a XenStore path: names that begin with @ are special watches of the daemon",
+    ),
+    (
+        "xenstore-path-stars-inside",
+        78,
+        1,
+        "`device/**/0` is not a XenStore path: ** is the last component of a path, or none",
     ),
     (
         "xenstore-path-too-long",
@@ -240,7 +240,7 @@ const MISTAKES: &[(&str, usize, usize, &str)] = &[
         1,
         "`aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa` is not a XenStore path: it has more than 96 bytes",
     ),
-    ("xenstore-unknown-right", 78, 27, "a XenStore path has no right \"list\""),
+    ("xenstore-unknown-right", 78, 30, "a XenStore path has no right \"list\""),
     ("xenstore-unknown-service", 80, 11, "there is no service `nobody`"),
     ("xenstore-without-queue", 80, 11, "service `manager` cannot reach XenStore"),
 ];

@@ -1,6 +1,7 @@
 //! The service against the simulated daemon, and against a hostile one.
 
 mod log;
+mod nodes;
 mod passes;
 mod pins;
 
@@ -59,6 +60,8 @@ fn service(
                 (0, "rwn", "control/**"),
                 (1, "rwn", "device/vif/0"),
                 (1, "rwn", "device/vif/0/**"),
+                (1, "rwn", "data/one"),
+                (1, "rwn", "data/two/**"),
                 (1, "rn", "/local/domain/*/backend/vif/*/0"),
                 (1, "rn", "/local/domain/*/backend/vif/*/0/**"),
             ]),
