@@ -114,7 +114,10 @@ fn read_path(bytes: &[u8], head: usize, length: u16) -> Result<&str, Malformed> 
     if bytes.len() != PATH_RULE_SIZE || length > PathRule::MAX_PATH {
         return Err(Malformed::at(2, Defect::Length));
     }
-    if let Some(at) = rest.iter().position(|byte| *byte != 0) {
+    // Words first: each rule is read at boot, and most of its bytes are these zeros.
+    let (words, end) = rest.as_chunks::<8>();
+    if words.iter().any(|word| u64::from_ne_bytes(*word) != 0) || end.iter().any(|byte| *byte != 0) {
+        let at = rest.iter().position(|byte| *byte != 0).unwrap_or(0);
         return Err(Malformed::at(head + length + at, Defect::Padding));
     }
     core::str::from_utf8(path).map_err(|_| Malformed::at(head, Defect::Text))
@@ -304,8 +307,7 @@ mod tests {
     fn rules_round_trip() {
         let long = "x".repeat(PathRule::MAX_PATH);
         let all = PathRule { client: ClientIndex(255), read: true, write: true, watch: true, below: true, path: "" };
-        let none =
-            PathRule { client: ClientIndex(0), read: false, write: false, watch: false, below: false, path: "" };
+        let none = PathRule { client: ClientIndex(0), read: false, write: false, watch: false, below: false, path: "" };
         let paths = [path_rule("device/vif/0"), path_rule(&long), all, none];
         assert_eq!(decode_rules::<PathRule<'_>>(&encode_rules(&paths).unwrap()).collect::<Vec<_>>(), paths);
         assert_eq!(encode_rules(&[path_rule(&"x".repeat(PathRule::MAX_PATH + 1))]), None);

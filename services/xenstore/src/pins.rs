@@ -56,7 +56,9 @@ impl<S: System> Pins<S> {
     /// gives its reader no right.
     pub fn set(&self, PinIndex(index): PinIndex, value: &[u8]) -> bool {
         let Some(Pin { capability, rule: Some(rule) }) = self.0.get(usize::from(index)) else { return true };
-        let domain = wire::number(value).and_then(|id| u16::try_from(id).ok());
+        // The daemon ends numbers of its own with a NUL. In a node, that is no number.
+        let number = wire::number(value).filter(|_| value.last() != Some(&0));
+        let domain = number.and_then(|id| u16::try_from(id).ok());
         let Some(domain) = domain.filter(|id| (rule.first..=rule.last).contains(id)) else { return true };
         capability.pin(DomId(domain)).err().is_none_or(|error| error.status() != Status::InUse)
     }

@@ -98,11 +98,7 @@ enum Position {
 
 /// Compares the components of a path with those of a rule. Returns `None` if the path is neither the
 /// rule's nor below it.
-fn compare<'a>(
-    rule: &str,
-    mut path: impl Iterator<Item = &'a [u8]>,
-    own: OwnDomid<'_>,
-) -> Option<Position> {
+fn compare<'a>(rule: &str, mut path: impl Iterator<Item = &'a [u8]>, own: OwnDomid<'_>) -> Option<Position> {
     if !split(rule).all(|rule| path.next().is_some_and(|component| component_matches(rule, component, own))) {
         return None;
     }
@@ -120,15 +116,18 @@ fn compare_literally(rule: &str, path: &str) -> Option<Position> {
     path.starts_with(rule).then_some(position)
 }
 
-/// A rule. It is `literal` if its path is relative and has no patterns.
+/// A rule.
 struct Entry {
     rule: PathRule<'static>,
+    /// The path has no patterns and is relative.
     literal: bool,
 }
 
 impl Entry {
     fn new(rule: PathRule<'static>) -> Self {
-        Entry { rule, literal: !rule.path.starts_with('/') && is_well_formed(rule.path) }
+        let mut bytes = rule.path.bytes();
+        let is_pattern = |byte| matches!(byte, b'*' | b'{');
+        Entry { rule, literal: !rule.path.starts_with('/') && !bytes.any(is_pattern) }
     }
 
     /// Returns the position of a path, of which `local` is the part below the own directory.
@@ -148,6 +147,13 @@ impl Entry {
                 compare(rule, directory.into_iter().chain(split(path)), own)
             }
         }
+    }
+
+    /// Returns `true` if the rule may be about the node at `path`: a quick test for most of those
+    /// that it is not about.
+    fn may_be_about(&self, path: &str) -> bool {
+        let last = self.rule.path.as_bytes().last();
+        self.rule.below || matches!(last, Some(b'*' | b'}')) || last == path.as_bytes().last()
     }
 
     fn gives(&self, client: ClientIndex, right: Right) -> bool {
@@ -177,13 +183,11 @@ impl Rules {
     pub fn allows(&self, client: ClientIndex, right: Right, path: &str, own: OwnDomid<'_>) -> bool {
         let local = local(path, own);
         self.0.iter().any(|entry| {
+            let wanted = if entry.rule.below { Position::Below } else { Position::At };
             entry.gives(client, right)
-                && match (entry.position(path, local, own), entry.rule.below) {
-                    // What a literal rule names is well-formed, as the rule's path is.
-                    (Some(Position::At), false) => entry.literal || is_well_formed(path),
-                    (Some(Position::Below), true) => is_well_formed(path),
-                    _ => false,
-                }
+                && entry.may_be_about(path)
+                && entry.position(path, local, own) == Some(wanted)
+                && is_well_formed(path)
         })
     }
 
@@ -304,7 +308,8 @@ pub(crate) mod tests {
         for path in FOREIGN.into_iter().chain(["device/vif/0", "device/vif/0x/mac"]) {
             assert!(!allowed(rules, 1, Right::Read, path, "7"), "{path}");
         }
-        let all_below = |client, right, path| Rules::parse(rules).allows_all_below(ClientIndex(client), right, path, "7");
+        let all_below =
+            |client, right, path| Rules::parse(rules).allows_all_below(ClientIndex(client), right, path, "7");
         for path in ["device/vif/0", "device/vif/0/mac", "/local/domain/7/device/vif/0"] {
             assert!(all_below(1, Right::Read, path), "{path}");
             assert!(!all_below(0, Right::Read, path) && !all_below(1, Right::Write, path), "{path}");

@@ -447,7 +447,8 @@ fn meet(one: &[String], other: &[String]) -> bool {
         (Some(_), Some(_)) => true,
     };
     let end = stars(one).unwrap_or(one.len()).min(stars(other).unwrap_or(other.len()));
-    let (one, other) = (one.get(..end.min(one.len())).unwrap_or(one), other.get(..end.min(other.len())).unwrap_or(other));
+    let (one, other) =
+        (one.get(..end.min(one.len())).unwrap_or(one), other.get(..end.min(other.len())).unwrap_or(other));
     let number = |part: &str| part.parse::<u32>().is_ok();
     let can_be = |one: &str, other: &str| {
         one == other || (matches!(one, "*" | "{self}") && (number(other) || matches!(other, "*" | "{self}")))

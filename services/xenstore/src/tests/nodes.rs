@@ -66,7 +66,8 @@ fn a_watch_of_one_node_does_not_tell_what_is_below() {
         world.settle();
         world.changes(1)
     };
-    for below in [format!("{NODE}/a"), format!("{NODE}/a/b"), format!("{NODE}s"), format!("{NODE}/{}", "c".repeat(250))] {
+    for below in [format!("{NODE}/a"), format!("{NODE}/a/b"), format!("{NODE}s"), format!("{NODE}/{}", "c".repeat(250))]
+    {
         assert_eq!(changes(below.clone(), true), [0; 0], "{below}");
     }
     assert_eq!(changes(format!("{NODE}/a"), false), [0; 0]);
