@@ -36,6 +36,22 @@ fn giving_up_to_stop_with_a_service_is_no_narrowing() {
     assert_eq!(sentences(&difference, Class::Narrowing).len(), 1);
 }
 
+/// A right to everything below a node that becomes one to a node is narrower, and is named as it was.
+#[test]
+fn a_path_that_loses_what_is_below_is_narrower() {
+    let node = "\"device/vif/0/state\" = [\"read\", \"write\"]\n";
+    let below = format!("{node}\"device/vif/0/state/**\" = [\"write\"]\n");
+    let (old, new) = (sound(&shipped().replacen(node, &below, 1)), sound(&shipped()));
+    let difference = diff(&old, &new);
+    assert_eq!(difference.class, Class::Narrowing);
+    let less = sentences(&difference, Class::Narrowing);
+    assert!(
+        less.iter().any(|says| says == "netfront can no longer write everything below device/vif/0/state"),
+        "{less:?}"
+    );
+    assert_eq!(diff(&new, &old).class, Class::Widening);
+}
+
 /// A queue of the same name with another server is another queue. What is said of the old one is
 /// not said of the new one.
 #[test]

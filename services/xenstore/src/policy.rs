@@ -183,11 +183,14 @@ impl Rules {
     pub fn allows(&self, client: ClientIndex, right: Right, path: &str, own: OwnDomid<'_>) -> bool {
         let local = local(path, own);
         self.0.iter().any(|entry| {
-            let wanted = if entry.rule.below { Position::Below } else { Position::At };
+            let below = entry.rule.below;
+            let wanted = if below { Position::Below } else { Position::At };
+            // The compiler takes rules with well-formed paths only. A path that matches one component
+            // by component is well-formed, too, unless it is a special name.
             entry.gives(client, right)
                 && entry.may_be_about(path)
                 && entry.position(path, local, own) == Some(wanted)
-                && is_well_formed(path)
+                && (!below && !path.starts_with('@') || is_well_formed(path))
         })
     }
 
