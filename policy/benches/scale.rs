@@ -16,7 +16,7 @@ const SERVERS: usize = 2;
 
 /// Returns a policy of this many services; with `changed`, one that differs in a few places.
 fn policy(services: usize, changed: bool) -> String {
-    let mut out = String::from("format = 1\nimage = { name = \"scale\" }\n[domains.backend]\nids = \"0-32751\"\n");
+    let mut out = String::from("format = 2\nimage = { name = \"scale\" }\n[domains.backend]\nids = \"0-32751\"\n");
     for service in 0..services {
         let name = format!("s{service:04}");
         let priority = 1 + service % 255;

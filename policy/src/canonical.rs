@@ -18,7 +18,7 @@ use crate::read::render_size;
 
 /// Renders the canonical form.
 pub(crate) fn render(policy: &Policy) -> String {
-    let mut out = "format = 1\n".to_owned();
+    let mut out = "format = 2\n".to_owned();
     image(&policy.image, &mut out);
     policy.domains.items.iter().for_each(|item| domain(item, &mut out));
     policy.services.items.iter().for_each(|item| service(item, &mut out));

@@ -335,7 +335,7 @@ mod tests {
 
     #[test]
     fn a_name_cannot_steer_the_terminal() {
-        let report = crate::checked::parse("x", "\"\\u001b[31m\\n\" = 1\nformat = 1\n").err().unwrap();
+        let report = crate::checked::parse("x", "\"\\u001b[31m\\n\" = 1\nformat = 2\n").err().unwrap();
         assert!(!report.to_string().contains('\u{1b}'));
         assert!(report.findings().any(|found| found.message == "a policy has no key `\\u{1b}[31m\\n`"));
     }

@@ -333,13 +333,13 @@ mod tests {
     fn services_receive_the_rules_that_they_enforce() {
         let policy = shipped("default.toml");
         let blob = data(&policy, "xenstore.rules");
-        let paths: Vec<(u8, String, [bool; 3])> = decode_rules::<PathRule>(&blob)
-            .map(|rule| (rule.client.0, rule.path.to_string(), [rule.read, rule.write, rule.watch]))
-            .collect();
-        assert_eq!(paths.len(), 18);
-        assert_eq!(paths[3], (0, "control/shutdown".into(), [true; 3]));
-        assert_eq!(paths[4], (1, "/local/domain/*/backend/vif/{self}/0".into(), [true, false, true]));
-        assert_eq!(paths[17], (1, "error/device/vif/0/error".into(), [false, true, false]));
+        let rights = |rule: PathRule| [rule.read, rule.write, rule.watch, rule.below];
+        let paths: Vec<(u8, String, [bool; 4])> =
+            decode_rules::<PathRule>(&blob).map(|rule| (rule.client.0, rule.path.to_string(), rights(rule))).collect();
+        assert_eq!(paths.len(), 26);
+        assert_eq!(paths[3], (0, "control/shutdown".into(), [true, true, true, false]));
+        assert_eq!(paths[9], (1, "/local/domain/*/backend/vif/{self}/0/state".into(), [true, false, true, false]));
+        assert_eq!(paths[25], (1, "error/device/vif/0/error".into(), [false, true, false, false]));
         let pins: Vec<PinRule> = decode_rules(after_rules::<PathRule>(&blob)).collect();
         assert_eq!(pins, [PinRule { pin: 0, first: 0, last: 0, node: "device/vif/0/backend-id" }]);
         let blob = data(&policy, "grant-manager.rules");

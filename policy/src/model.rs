@@ -362,7 +362,8 @@ pub(crate) struct Grant {
     pub on_behalf_of: Spanned<String>,
 }
 
-/// A path rule: the rights of a client of the XenStore service to a node and everything below it.
+/// A path rule: the rights of a client of the XenStore service to a node, or with `/**` at the end of
+/// the path, to every node below it.
 pub(crate) struct PathRight {
     pub path: Spanned<String>,
     pub read: bool,

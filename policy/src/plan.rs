@@ -16,6 +16,7 @@ use cloister_interfaces::queue::producer_pages;
 use cloister_interfaces::rules::{ClientGrantRule, ClientIndex, PathRule, PinRule, RuleIndex, encode_rules};
 
 use crate::address_space::{FIXED_AREA, LARGE_AREA, LARGE_STEP, MODULE_ROOM, PAGE, image_base};
+use crate::authority::paths::without_stars;
 use crate::diagnostic::{Lines, Span};
 use crate::model::{Domain, MapAccess, Named, Peer, Policy, Source};
 
@@ -498,12 +499,14 @@ fn path_rules(policy: &Policy, service: &str) -> Option<Vec<u8>> {
     for (index, queue) in policy.served(service, "store").enumerate() {
         let client = &policy.queues.get(queue)?.body.from.value;
         for right in policy.xenstore.get(client).map_or(&[][..], |paths| &paths.body) {
+            let (path, below) = without_stars(&right.path.value);
             rules.push(PathRule {
                 client: ClientIndex(u8::try_from(index).ok()?),
                 read: right.read,
                 write: right.write,
                 watch: right.watch,
-                path: &right.path.value,
+                below,
+                path,
             });
         }
     }

@@ -24,7 +24,7 @@ pub fn schema() -> String {
         "required": ["format", "image", "services"],
         "additionalProperties": false,
         "properties": {
-            "format": { "const": 1 },
+            "format": { "const": 2 },
             "image": object(&["name"], json!({
                 "name": name(),
                 "isolation": { "enum": Image::ISOLATION.map(|(word, _)| word) },
@@ -34,7 +34,7 @@ pub fn schema() -> String {
                 "ids": { "type": "string", "pattern": "^(0|[1-9][0-9]{0,4})(-(0|[1-9][0-9]{0,4}))?$" },
                 "pin": object(&["by", "node"], json!({
                     "by": name(),
-                    "node": { "type": "string", "pattern": "^[A-Za-z0-9_-][A-Za-z0-9_@-]*(/[A-Za-z0-9_@-]+)*$", "maxLength": 96 },
+                    "node": { "type": "string", "pattern": "^[A-Za-z0-9_-][A-Za-z0-9_@-]*(/[A-Za-z0-9_@-]+)*$", "maxLength": 99 },
                 })),
             }))),
             "services": entries(service(&size)),

@@ -45,6 +45,7 @@ impl Sound {
         self.servers_below_clients(&mut found);
         self.starving(&mut found);
         self.log_prefixes(&mut found);
+        self.nodes_without_end(&mut found);
         found
     }
 
@@ -99,6 +100,25 @@ impl Sound {
             };
             let help = "write the id of the one domain that is meant, or add `pin`".to_owned();
             found.push(self.warning("any-domain", &domain.name.span, message, help, &[]));
+        }
+    }
+
+    /// Warns of rights to write any number of nodes: the XenStore daemon allows the domain a number
+    /// in all.
+    fn nodes_without_end(&self, found: &mut Vec<Warning>) {
+        for (entry, item) in self.policy.xenstore.items.iter().enumerate() {
+            for (position, right) in item.body.iter().enumerate().filter(|(_, right)| right.write) {
+                let (client, path) = (&item.name.value, &right.path.value);
+                if !path.split('/').any(|part| matches!(part, "*" | "**")) {
+                    continue;
+                }
+                let message = format!(
+                    "`{client}` may write any number of nodes by `{path}`, until no other client of XenStore can make one"
+                );
+                let help = "write the paths of the nodes that are meant".to_owned();
+                let rules = [Rule::Path(entry, position)];
+                found.push(self.warning("nodes-without-end", &right.path.span, message, help, &rules));
+            }
         }
     }
 

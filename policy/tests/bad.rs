@@ -214,7 +214,7 @@ const MISTAKES: &[(&str, usize, usize, &str)] = &[
     ("unknown-map-of-cpu", 12, 46, "`cpu` has no key `share`"),
     ("unknown-right", 16, 17, "a clock has no right \"set\""),
     ("unknown-section", 3, 2, "a policy has no key `imgae`"),
-    ("wrong-format", 1, 10, "`format` must be 1, the format that this compiler reads"),
+    ("wrong-format", 1, 10, "`format` must be 2, the format that this compiler reads"),
     ("xenstore-path-empty-component", 78, 1, "`device//0` is not a XenStore path: a component is empty"),
     (
         "xenstore-path-odd-character",
@@ -229,12 +229,18 @@ const MISTAKES: &[(&str, usize, usize, &str)] = &[
         "`@releaseDomain` is not a XenStore path: names that begin with @ are special watches of the daemon",
     ),
     (
+        "xenstore-path-stars-inside",
+        78,
+        1,
+        "`device/**/0` is not a XenStore path: ** is the last component of a path, or none",
+    ),
+    (
         "xenstore-path-too-long",
         78,
         1,
         "`aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa` is not a XenStore path: it has more than 96 bytes",
     ),
-    ("xenstore-unknown-right", 78, 27, "a XenStore path has no right \"list\""),
+    ("xenstore-unknown-right", 78, 30, "a XenStore path has no right \"list\""),
     ("xenstore-unknown-service", 80, 11, "there is no service `nobody`"),
     ("xenstore-without-queue", 80, 11, "service `manager` cannot reach XenStore"),
 ];
@@ -304,7 +310,7 @@ fn a_circle_of_requests_is_shown_whole() {
 
 #[test]
 fn every_mistake_of_a_file_is_reported_in_its_order() {
-    let text = "format = 1\nimage = { name = \"Test\" }\n\n[services.a]\nprogram = 3\n\n[queues.q]\nfrom = \"a\"\nto = \"b\"\ninterface = \"x\"\ndepth = 8\n";
+    let text = "format = 2\nimage = { name = \"Test\" }\n\n[services.a]\nprogram = 3\n\n[queues.q]\nfrom = \"a\"\nto = \"b\"\ninterface = \"x\"\ndepth = 8\n";
     let report = cloister_policy::parse("mine", text).err().unwrap();
     let found: Vec<_> = report.findings().map(|found| (found.line, found.message)).collect();
     let expected = [
@@ -379,7 +385,7 @@ fn an_invisible_character_is_refused_everywhere_and_never_printed() {
             good.clone() + &assertion(&format!("x{written}x")),
             good.replace("\"test\"", &format!("\"te{written}st\"")),
             good.replace("[services.driver]", &format!("[services.\"driver{written}\"]")),
-            good.replace("\"device/vif/0\"", &format!("\"device/{written}/0\"")),
+            good.replace("\"device/vif/0/**\"", &format!("\"device/{written}/0\"")),
             good.replace("[\"now\"]", &format!("[\"now\", \"x{written}\"]")),
             format!("{good}\n[assert{written}]\n"),
         ] {

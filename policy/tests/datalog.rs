@@ -74,7 +74,7 @@ fn compiler_and_rules_agree_on_random_policies() {
 /// so each row of the page's table shows.
 #[test]
 fn compiler_and_rules_agree_where_no_domain_helps() {
-    let mut text = String::from("format = 1\n[image]\nname = \"chain\"\n");
+    let mut text = String::from("format = 2\n[image]\nname = \"chain\"\n");
     for (name, held) in [
         ("control", "power = [\"off\"]\n"),
         ("grant-manager", ""),
@@ -100,6 +100,6 @@ fn compiler_and_rules_agree_where_no_domain_helps() {
             "[queues.{from}-{to}]\nfrom = \"{from}\"\nto = \"{to}\"\ninterface = \"{interface}\"\ndepth = 2\n"
         );
     }
-    text += "[xenstore.netfront]\n\"device\" = [\"read\"]\n\"error\" = [\"write\"]\n[xenstore.control]\n\"control\" = [\"read\", \"write\"]\n";
+    text += "[xenstore.netfront]\n\"device/**\" = [\"read\"]\n\"error\" = [\"write\"]\n[xenstore.control]\n\"control/**\" = [\"read\", \"write\"]\n";
     assert!(agree("chain", &text) > 60);
 }

@@ -36,6 +36,22 @@ fn giving_up_to_stop_with_a_service_is_no_narrowing() {
     assert_eq!(sentences(&difference, Class::Narrowing).len(), 1);
 }
 
+/// A right to everything below a node that becomes one to a node is narrower, and is named as it was.
+#[test]
+fn a_path_that_loses_what_is_below_is_narrower() {
+    let node = "\"device/vif/0/state\" = [\"read\", \"write\"]\n";
+    let below = format!("{node}\"device/vif/0/state/**\" = [\"write\"]\n");
+    let (old, new) = (sound(&shipped().replacen(node, &below, 1)), sound(&shipped()));
+    let difference = diff(&old, &new);
+    assert_eq!(difference.class, Class::Narrowing);
+    let less = sentences(&difference, Class::Narrowing);
+    assert!(
+        less.iter().any(|says| says == "netfront can no longer write everything below device/vif/0/state"),
+        "{less:?}"
+    );
+    assert_eq!(diff(&new, &old).class, Class::Widening);
+}
+
 /// A queue of the same name with another server is another queue. What is said of the old one is
 /// not said of the new one.
 #[test]
@@ -259,7 +275,7 @@ fn equals(names: [&str; 2]) -> Sound {
         )
     };
     let [first, second] = [(names[0], "guard"), (names[1], "plain")].map(service);
-    sound(&format!("format = 1\nimage = {{ name = \"x\" }}\n{first}{second}"))
+    sound(&format!("format = 2\nimage = {{ name = \"x\" }}\n{first}{second}"))
 }
 
 /// Of equal priorities, the first name goes before: of two busy services with 9 of 10 ms each, the

@@ -79,7 +79,7 @@ fn policies(text: &str) -> Vec<String> {
         all.push(assertion("why", text, "power.off"));
         all.push(assertion("why", "a", &format!("{text}.off")));
         all.push(good.replace("name = \"test\"", &format!("name = \"{text}\"")));
-        all.push(good.replace("\"device/vif/0\"", &format!("\"device/{text}\"")));
+        all.push(good.replace("\"device/vif/0/**\"", &format!("\"device/{text}\"")));
         all.push(good.replace("cloister-driver", text));
         all.push(good.replace("[ports.events]", &format!("[ports.\"{text}\"]")));
         all.push(format!("{good}\n# {text}\n\"{text}\" = \"{text}\"\n"));

@@ -426,7 +426,7 @@ mod of_segments {
         } => "the kernel looks for its tables at";
         rules_changed: {
             let mut file = image();
-            let at = offset_of(&file[..], b"\x01\0\0\x07\x0C\0device/vif/0");
+            let at = offset_of(&file[..], b"\x02\0\0\x0D\x0C\0device/vif/0");
             file[at + 6 + 11] = b'1';
             file
         } => "store.rules: its bytes are not the rules of the policy";

@@ -83,8 +83,8 @@ fn the_page_says_what_is_claimed() {
             "Of all subjects, inside and outside the image, only driver and manager can have memory granted under any grant, themselves or through others; taking over services is not considered.",
         ),
         (
-            only("device/vif/0.write"),
-            "Of all subjects, inside and outside the image, only driver and manager can write the XenStore path device/vif/0, themselves or through others; taking over services is not considered.",
+            only("device/vif/0/state.write"),
+            "Of all subjects, inside and outside the image, only driver and manager can write the XenStore path device/vif/0/state, themselves or through others; taking over services is not considered.",
         ),
         (
             only("EVTCHNOP_send"),

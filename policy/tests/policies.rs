@@ -45,24 +45,22 @@ fn under_the_shipped_policy_only_the_toolstack_names_the_back_end() {
     let text = std::fs::read_to_string(folder().join("default.toml")).unwrap();
     // The compiler refuses a writable node that pins a domain before it looks at assertions.
     let pin = "pin = { by = \"xenstore\", node = \"device/vif/0/backend-id\" }\n";
-    let rule = "\"device/vif/0\" = [\"read\", \"watch\"]\n";
+    let rule = "\"device/vif/0/backend\" = [\"read\", \"watch\"]\n";
     assert!(text.contains(rule) && text.contains(pin));
     let text = text.replacen(pin, "", 1);
     for (wider, broken) in [
-        (
-            "\"device/vif/0\" = [\"read\", \"write\", \"watch\"]",
-            &["back-end-by", "back-end-domain-by", "address-by"][..],
-        ),
-        ("\"device\" = [\"write\"]", &["back-end-by", "back-end-domain-by", "address-by"]),
-        ("\"/local/domain/*\" = [\"write\"]", &["back-end-by", "back-end-domain-by", "address-by"]),
-        ("\"device/vif/0/backend\" = [\"write\"]", &["back-end-by"]),
-        ("\"device/vif/0/backend-id\" = [\"write\"]", &["back-end-domain-by"]),
-        ("\"/local/domain/{self}/device/vif/0/mac\" = [\"write\"]", &["address-by"]),
-        ("\"device/vif/1\" = [\"write\"]", &[]),
+        ("\"device/vif/0/**\"", &["back-end-by", "back-end-domain-by", "address-by"][..]),
+        ("\"device/**\"", &["back-end-by", "back-end-domain-by", "address-by"]),
+        ("\"/local/domain/*/**\"", &["back-end-by", "back-end-domain-by", "address-by"]),
+        ("\"/local/domain/*/device/vif/*/backend\"", &["back-end-by"]),
+        ("\"/local/domain/{self}/device/vif/0/backend-id\"", &["back-end-domain-by"]),
+        ("\"/local/domain/{self}/device/vif/0/mac\"", &["address-by"]),
+        ("\"device/vif/1/**\"", &[]),
+        ("\"device/vif/0\"", &[]),
+        ("\"device/vif/0/mac/**\"", &[]),
     ] {
         // The other rule stays: an assertion about a path that no rule is about would not hold.
-        let own = if wider.starts_with("\"device/vif/0\" =") { "" } else { rule };
-        let wide = text.replacen(rule, &format!("{own}{wider}\n"), 1);
+        let wide = text.replacen(rule, &format!("{rule}{wider} = [\"write\"]\n"), 1);
         let found = parse("wide.toml", &wide).err().map(|report| report.to_string()).unwrap_or_default();
         for name in ["back-end-by", "back-end-domain-by", "address-by"] {
             assert_eq!(
@@ -144,7 +142,7 @@ fn every_statement_changes_the_hash() {
         ("\"open\", ", ""),
         ("access = \"read-write\"", "access = \"read\""),
         ("pages = 4\nlifetime", "pages = 3\nlifetime"),
-        ("\"device/vif/0\"", "\"device/vif/1\""),
+        ("\"device/vif/0/**\"", "\"device/vif/1/**\""),
         ("\"read\", \"write\", \"watch\"", "\"read\", \"write\""),
     ];
     let text = format!("{text}\n[regions.notes]\npages = 1\nmap = {{ driver = \"read-write\" }}\n");
@@ -231,7 +229,7 @@ fn input_that_is_no_policy_is_refused_with_a_reason() {
         (file("empty", b""), "the file is empty"),
         (file("blank", b" \n\t\n"), "the file is empty"),
         (file("binary", &[0x7F, b'E', b'L', b'F', 2, 1, 0xFF, 0xFE]), "not text: byte 6 is not UTF-8"),
-        (file("nul", b"format = 1\0"), "is not a character that a policy can contain"),
+        (file("nul", b"format = 2\0"), "is not a character that a policy can contain"),
         (
             file("huge", &vec![b'#'; 100 << 20]),
             "more than 262144 bytes, which is the largest policy that an image has room for",
@@ -299,10 +297,10 @@ fn a_large_file_is_refused_at_once_and_only_the_first_mistakes_are_shown() {
     for (mistakes, more) in
         [(199, None), (200, None), (201, Some("1 more error is")), (300_000, Some("299800 more errors are"))]
     {
-        let mut text = String::from("format = 1\n");
+        let mut text = String::from("format = 2\n");
         (0..mistakes).for_each(|number| text += &format!("unknown-{number:07} = 1\n"));
         let report =
-            cloister_policy::analyse_text("x", &(text + good.trim_start_matches("format = 1\n"))).err().unwrap();
+            cloister_policy::analyse_text("x", &(text + good.trim_start_matches("format = 2\n"))).err().unwrap();
         let findings: Vec<_> = report.findings().collect();
         let shown = findings.iter().filter(|finding| finding.message.contains("unknown-")).count();
         assert_eq!((shown, findings.len()), (mistakes.min(200), mistakes.min(200) + usize::from(more.is_some())));

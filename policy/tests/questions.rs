@@ -27,7 +27,7 @@ fn a_path_is_given_rule_by_rule() {
     let found = shipped().explain("can xenstore reach power.off").unwrap().to_string();
     assert!(found.contains("queues.control-store: xenstore answers control by interface store"), "{found}");
     let found = shipped().explain("can netback reach ring-pages.issue").unwrap().to_string();
-    let step = "netback may write /local/domain/*/backend/vif/{self}/0, which netfront reads";
+    let step = "netback may write /local/domain/*/backend/vif/{self}/0/feature-gso-tcpv4, which netfront reads";
     assert!(found.contains(step), "{found}");
     let found = shipped().explain("can http reach stream-in.write with 1 takeover").unwrap().to_string();
     assert!(found.contains("or:") && found.contains("http writes stream-out, which tcpip maps"), "{found}");
@@ -71,6 +71,9 @@ fn a_path_of_xenstore_is_reached_by_a_rule_above_it() {
         ("can netfront write device/vif/0/state", true),
         ("can netfront write device/vif/0/backend", false),
         ("can netfront write device/vif/0", false),
+        ("can netfront read device/vif/0", false),
+        ("can netfront write device/vif/0/state/x", false),
+        ("can netfront write device/vif/0/state/**", false),
         ("can control write path:control", false),
         ("can http read path:control", false),
     ] {
@@ -158,8 +161,10 @@ fn the_largest_hardening_and_its_undoing_are_classed() {
         ("priority = 60", "priority = 50", Class::Incomparable),
         // Then netfront and the grant manager choose the peer, and xenstore only by making them grant.
         ("pin = { by = \"xenstore\", node = \"device/vif/0/backend-id\" }\n", "", Class::Incomparable),
-        ("\"control/shutdown\" = [", "\"control\" = [", Class::Widening),
-        ("\"error/device/vif/0/error\" = [\"write\"]", "\"error\" = [\"write\"]", Class::Widening),
+        ("\"control/shutdown\" = [", "\"control/**\" = [", Class::Widening),
+        ("\"control/shutdown\" = [", "\"control\" = [", Class::Incomparable),
+        ("\"control/shutdown\" = [", "\"control/shutdown/**\" = [", Class::Incomparable),
+        ("\"error/device/vif/0/error\" = [\"write\"]", "\"error/**\" = [\"write\"]", Class::Widening),
         ("depth = 1024", "depth = 512", Class::Narrowing),
         ("limit = 0", "limit = 1", Class::Widening),
         ("then = \"stop-image\"", "then = \"stop-service\"", Class::Incomparable),

@@ -76,7 +76,7 @@ fn an_image_of_another_policy_is_refused() {
     let moved = format!("# One more line.\n{GOOD}");
     let found = errors_against(&image(), &Against { policy: Some(&moved), ..Against::default() });
     assert!(!found.is_empty() && found.iter().all(|error| error.contains("the line of the policy is")), "{found:?}");
-    let found = errors_against(&image(), &Against { policy: Some("format = 1"), ..Against::default() });
+    let found = errors_against(&image(), &Against { policy: Some("format = 2"), ..Against::default() });
     assert!(found.iter().any(|error| error.contains("the given policy does not hold")), "{found:?}");
 }
 

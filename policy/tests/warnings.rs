@@ -67,6 +67,16 @@ fn a_peer_that_may_be_any_domain() {
 }
 
 #[test]
+fn nodes_without_end() {
+    let state = "\"device/vif/0/state\" = [\"read\"";
+    for path in ["device/vif/0/state/**", "device/vif/*/state", "/local/domain/*/x"] {
+        let says = format!("`driver` may write any number of nodes by `{path}`");
+        only(&[(state, &format!("\"{path}\" = [\"read\""))], "nodes-without-end", &says);
+    }
+    assert_eq!(warnings(&[(state, "\"/local/domain/{self}/x\" = [\"read\"")]), []);
+}
+
+#[test]
 fn a_server_below_its_client() {
     let lower = [("cloister-manager\"\npriority = 60", "cloister-manager\"\npriority = 40")];
     only(
@@ -182,7 +192,15 @@ fn every_kind_is_documented() {
     let kinds = regex::Regex::new(r#"\n\s*\(?"([a-z]+-[a-z-]+|starving)","#).unwrap();
     let kinds: std::collections::BTreeSet<String> =
         kinds.captures_iter(&source).map(|found| found[1].to_owned()).collect();
-    let all = ["any-domain", "budget-short", "log-prefix", "overlapping-domains", "server-below-client", "starving"];
+    let all = [
+        "any-domain",
+        "budget-short",
+        "log-prefix",
+        "nodes-without-end",
+        "overlapping-domains",
+        "server-below-client",
+        "starving",
+    ];
     for kind in all.into_iter().chain(kinds.iter().map(String::as_str)) {
         assert!(document.contains(&format!("| `{kind}` | ")), "{kind}");
     }

@@ -89,7 +89,7 @@ mod tests {
 
     #[test]
     fn a_policy_without_a_back_end_or_with_several_domains_is_refused() {
-        assert!(with_ids("format = 1", "1").is_err());
+        assert!(with_ids("format = 2", "1").is_err());
         assert!(with_ids("[domains.a]\nids = \"0\"\n[domains.b]\nids = \"1\"", "1").is_err());
         assert!(with_ids("[domains]\na = 1", "1").is_err());
     }

@@ -21,6 +21,7 @@ pub mod grant_frames;
 pub mod kernel;
 pub mod memory;
 mod owner;
+pub mod page_entries;
 pub mod placement;
 mod platform;
 pub mod refusal;

@@ -173,12 +173,21 @@ impl FreeMemory {
     /// Takes `pages` adjacent frames, of which the first is a multiple of `align`.
     pub fn take_aligned(&mut self, pages: u64, align: u64) -> Option<OwnedFrames> {
         let start_in = |range: &FrameRange| {
-            let start = range.start.checked_next_multiple_of(align)?;
-            (pages > 0 && start.checked_add(pages)? <= range.end).then_some(start)
+            let start = if align == 1 { range.start } else { range.start.checked_next_multiple_of(align)? };
+            (start.checked_add(pages)? <= range.end).then_some(start)
         };
-        let ranges = self.ranges.iter().enumerate();
-        let fitting = ranges.filter_map(|(index, range)| Some((range.count(), index, start_in(range)?)));
-        let (_, index, start) = fitting.min_by_key(|(count, ..)| *count)?;
+        // The smallest, and of equals the first. Page tables are taken frame by frame, so this is a
+        // part of the boot: a range is examined further only if it is smaller than the best so far.
+        let (mut best, mut smallest) = (None, u64::MAX);
+        for (index, range) in self.ranges.iter().enumerate() {
+            let count = range.count();
+            if count < smallest
+                && let Some(start) = start_in(range)
+            {
+                (best, smallest) = (Some((index, start)), count);
+            }
+        }
+        let (index, start) = best.filter(|_| pages > 0)?;
         let frames = FrameRange { start, end: start + pages };
         self.remove_from_range(index, frames);
         Some(OwnedFrames(frames))

@@ -14,6 +14,7 @@ use cloister_caps::{Gfn, PAGE_SIZE};
 use cloister_kernel_core::address_space::{PageAccess, SegmentCopy, ServicePages};
 use cloister_kernel_core::boot::PhysicalMemory;
 use cloister_kernel_core::memory::{FrameRange, FreeMemory, OwnedFrames};
+use cloister_kernel_core::page_entries;
 use cloister_kernel_core::placement::{PAGES_PER_LARGE, Placement, RegionFrame};
 use x86_64::registers::control::{Cr3, Cr3Flags};
 use x86_64::structures::paging::mapper::{MapToError, MappedPageTable, PageTableFrameMapping};
@@ -236,16 +237,11 @@ impl Root {
         // else refers to it. A page table consists of its entries only, each of which is a number
         // (`PageTableEntry` is transparent): the address of a page, and flags.
         let behind = unsafe { &mut (&mut *table)[usize::from(first.p1_index()) + 1..] };
-        let behind = behind.iter_mut().take(usize::try_from(pages).unwrap_or(usize::MAX));
-        let mut next = from | flags.bits();
-        for entry in behind {
-            next += PAGE_SIZE as u64;
-            if *entry != 0 {
-                return Err(PagingError::Overlap(to + (next - flags.bits() - from)));
-            }
-            *entry = next;
-        }
-        Ok((next - flags.bits() - from) / PAGE_SIZE as u64)
+        let count = behind.len().min(usize::try_from(pages).unwrap_or(usize::MAX));
+        let first = from.wrapping_add(PAGE_SIZE as u64) | flags.bits();
+        page_entries::write(behind.get_mut(..count).unwrap_or_default(), first, PAGE_SIZE as u64)
+            .map_err(|used| PagingError::Overlap(to + (used as u64 + 1) * PAGE_SIZE as u64))?;
+        Ok(count as u64)
     }
 
     /// Returns the entry for the page table of an address at which a page of 4 KiB is mapped.

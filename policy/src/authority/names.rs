@@ -1,6 +1,6 @@
 //! Names of subjects, objects and rules in questions and in sentences.
 
-use super::{Object, Op, Rule, Subject};
+use super::{Object, Op, Rule, Subject, paths};
 use crate::model::{Named, Policy, Source};
 
 /// Words for objects that are not entries of the policy, and for all entries of a section.
@@ -125,7 +125,10 @@ pub(crate) fn ability(policy: &Policy, object: Object, op: Op, amount: u64) -> S
         (Object::Grant(_), _) => format!("have the grants under {name} ended"),
         (Object::Queue(_), Op::Request) => format!("send requests over {name}"),
         (Object::Queue(_), _) => format!("answer over {name}"),
-        (Object::Path(..), _) => format!("{} {name} and below", op.word()),
+        (Object::Path(..), _) => match paths::without_stars(&name) {
+            (above, true) => format!("{} everything below {above}", op.word()),
+            (node, false) => format!("{} {node}", op.word()),
+        },
         (Object::Predictors, _) => "leave predictions of branches to the service that runs next".into(),
         (Object::Weakness(weakness), _) => {
             format!("start the image on a processor that may have the weakness {}", weakness.name())

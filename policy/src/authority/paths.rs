@@ -1,30 +1,36 @@
-//! The paths that a rule for a XenStore path covers, as the XenStore service decides.
+//! The nodes that a rule for a XenStore path is about, as the XenStore service decides.
+//!
+//! A rule is about the node at its path. If the path ends in `/**`, it is about every node below,
+//! and not about the node itself.
 
 use std::collections::BTreeMap;
+
+use cloister_interfaces::rules::PathRule;
+
+/// The last component of a path that stands for every node below.
+const ALL_BELOW: &str = "**";
+
+/// Returns the path of a rule without `/**` at its end, and `true` if it had that.
+pub(crate) fn without_stars(path: &str) -> (&str, bool) {
+    path.strip_suffix(PathRule::ALL_BELOW).map_or((path, false), |above| (above, true))
+}
 
 /// Returns a path with the domain's own directory written out.
 pub(crate) fn absolute(path: &str) -> String {
     if path.starts_with('/') { path.to_owned() } else { format!("/local/domain/{{self}}/{path}") }
 }
 
-/// Returns `true` if a rule for `rule` covers everything that a rule for `path` covers.
+/// Returns `true` if a rule for `rule` is about every node that a rule for `path` is about.
 pub(crate) fn covers(rule: &str, path: &str) -> bool {
     let (rule, path) = (absolute(rule), absolute(path));
-    let mut below = path.split('/').skip(1);
-    rule.split('/').skip(1).all(|part| below.next().is_some_and(|component| part_covers(part, component)))
-}
-
-/// Returns `true` if a rule for `rule` may cover the node, whatever the domain's own id is.
-pub(crate) fn may_cover(rule: &str, node: &str) -> bool {
-    let (rule, node) = (absolute(rule), absolute(node));
-    let mut below = node.split('/').skip(1);
-    let number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
-    let is_own = |part: &str, own: &str| own == "{self}" && number(part);
-    rule.split('/').skip(1).all(|part| {
-        below
-            .next()
-            .is_some_and(|component| part_covers(part, component) || is_own(part, component) || is_own(component, part))
-    })
+    let (mut rule, mut path) = (rule.split('/').skip(1), path.split('/').skip(1));
+    loop {
+        match (rule.next(), path.next()) {
+            (Some(ALL_BELOW), Some(_)) | (None, None) => return true,
+            (Some(part), Some(component)) if component != ALL_BELOW && part_covers(part, component) => {}
+            _ => return false,
+        }
+    }
 }
 
 fn part_covers(rule: &str, component: &str) -> bool {
@@ -39,23 +45,32 @@ fn part_covers(rule: &str, component: &str) -> bool {
 /// domain's own id is.
 pub(crate) fn overlap(one: &str, other: &str) -> bool {
     let (one, other) = (absolute(one), absolute(other));
-    let mut pairs = one.split('/').skip(1).zip(other.split('/').skip(1));
-    pairs.all(|(one, other)| parts_meet(one, other))
+    let (mut one, mut other) = (one.split('/').skip(1), other.split('/').skip(1));
+    loop {
+        match (one.next(), other.next()) {
+            (Some(ALL_BELOW), Some(_)) | (Some(_), Some(ALL_BELOW)) | (None, None) => return true,
+            (Some(part), Some(component)) if parts_meet(part, component) => {}
+            _ => return false,
+        }
+    }
 }
 
 /// Returns `true` if a rule for `path` has a node in common with the directory of a domain of these
-/// ids: `/local/domain/ID`.
+/// ids: `/local/domain/ID` and what is below.
 pub(crate) fn in_directory(path: &str, (first, last): (u16, u16)) -> bool {
     let path = absolute(path);
     let mut parts = path.split('/').skip(1);
-    let meets = |part: Option<&str>, word: &str| part.is_none_or(|part| parts_meet(part, word));
-    if !meets(parts.next(), "local") || !meets(parts.next(), "domain") {
-        return false;
+    for word in ["local", "domain"] {
+        match parts.next() {
+            Some(ALL_BELOW) => return true,
+            Some(part) if parts_meet(part, word) => {}
+            _ => return false,
+        }
     }
     // The domain's own directory is not another domain's.
     match parts.next() {
-        None | Some("*") => true,
-        Some("{self}") => false,
+        Some("*" | ALL_BELOW) => true,
+        Some("{self}") | None => false,
         Some(id) => id.parse::<u16>().is_ok_and(|id| (first..=last).contains(&id)),
     }
 }
@@ -91,11 +106,28 @@ impl Tree {
         let mut found = Vec::new();
         let mut open = vec![(self, 0)];
         while let Some((tree, depth)) = open.pop() {
-            found.extend_from_slice(&tree.rules);
-            let meets = |word: &str| parts.get(depth).is_none_or(|part| parts_meet(part, word));
-            open.extend(tree.below.iter().filter(|(word, _)| meets(word)).map(|(_, below)| (below, depth + 1)));
+            let Some(part) = parts.get(depth) else {
+                found.extend_from_slice(&tree.rules);
+                continue;
+            };
+            for (word, below) in &tree.below {
+                if *part == ALL_BELOW || word == ALL_BELOW {
+                    below.add_all(&mut found);
+                } else if parts_meet(word, part) {
+                    open.push((below, depth + 1));
+                }
+            }
         }
         found
+    }
+
+    /// Adds all rules of the tree.
+    fn add_all(&self, found: &mut Vec<(usize, usize)>) {
+        let mut open = vec![self];
+        while let Some(tree) = open.pop() {
+            found.extend_from_slice(&tree.rules);
+            open.extend(tree.below.values());
+        }
     }
 }
 
@@ -104,40 +136,64 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_rule_may_cover_a_node_by_the_number_of_the_own_domain() {
+    fn a_rule_may_be_about_a_node_by_the_number_of_the_own_domain() {
         let node = "device/vif/0/backend-id";
         for rule in [
             node,
-            "device",
-            "device/vif/*",
-            "/local",
-            "/local/domain/*",
-            "/local/domain/7/device",
-            "/local/domain/{self}/device/vif/0",
+            "device/**",
+            "device/vif/*/**",
+            "device/vif/*/backend-id",
+            "/local/**",
+            "/local/domain/*/**",
+            "/local/domain/7/device/**",
+            "/local/domain/{self}/device/vif/0/**",
             "/local/domain/*/device/vif/*/backend-id",
         ] {
-            assert!(may_cover(rule, node), "{rule}");
+            assert!(overlap(rule, node) && overlap(node, rule), "{rule}");
         }
-        for rule in ["device/vif/1", "device/vif/0/backend-id/x", "/local/domain/x/device", "backend-id", "/device"] {
-            assert!(!may_cover(rule, node), "{rule}");
+        for rule in [
+            "device",
+            "device/vif/0",
+            "device/vif/1/**",
+            "device/vif/0/backend-id/x",
+            "device/vif/0/backend-id/**",
+            "/local/domain/x/device/**",
+            "backend-id",
+            "/device/**",
+        ] {
+            assert!(!overlap(rule, node) && !overlap(node, rule), "{rule}");
+        }
+        for (one, other) in [("a/**", "a/**"), ("a/**", "a/b/**"), ("a/*/c", "a/**")] {
+            assert!(overlap(one, other) && overlap(other, one), "{one} {other}");
+        }
+        for (one, other) in [("a/**", "a"), ("a/**", "b/**"), ("a/b/c", "a/b")] {
+            assert!(!overlap(one, other) && !overlap(other, one), "{one} {other}");
         }
     }
 
     #[test]
-    fn a_rule_covers_itself_what_is_below_and_what_its_words_stand_for() {
+    fn a_rule_covers_itself_and_what_its_words_stand_for() {
         for (rule, path) in [
             ("control", "control"),
-            ("control", "control/shutdown"),
             ("control", "/local/domain/{self}/control"),
-            ("/local/domain/*/backend", "/local/domain/{self}/backend/vif"),
+            ("control/**", "control/shutdown"),
+            ("control/**", "control/**"),
+            ("control/**", "control/a/**"),
+            ("/local/domain/*/backend/**", "/local/domain/{self}/backend/vif"),
             ("/local/domain/*/backend", "/local/domain/0/backend"),
-            ("/local/domain/*", "device"),
+            ("/local/domain/*/**", "device"),
         ] {
             assert!(covers(rule, path), "{rule} {path}");
         }
         for (rule, path) in [
             ("control/shutdown", "control"),
+            ("control", "control/shutdown"),
+            ("control", "control/**"),
+            ("control/**", "control"),
+            ("control/*", "control/**"),
+            ("control/a/**", "control/**"),
             ("control", "controls"),
+            ("control/**", "controls/x"),
             ("/control", "control"),
             ("/local/domain/{self}/backend", "/local/domain/*/backend"),
             ("/local/domain/*", "/local/domain/x"),

@@ -13,7 +13,7 @@ use crate::analyse_text;
 /// Returns a policy of 32 services in which everything is connected: 16 chains of a driver and an
 /// application, all with the same domain, the same servers, and paths that meet.
 fn dense() -> String {
-    let mut out = String::from("format = 1\n[image]\nname = \"dense\"\n[domains.d]\nids = \"0-9\"\n");
+    let mut out = String::from("format = 2\n[image]\nname = \"dense\"\n[domains.d]\nids = \"0-9\"\n");
     for service in 0..32 {
         let program = match service {
             0 => "cloister-grant-manager",
@@ -124,7 +124,9 @@ proptest! {
     ) {
         let text = |path: &Vec<usize>| {
             let words: Vec<&str> = path.iter().map(|word| WORDS[*word]).collect();
-            if path.len().is_multiple_of(2) { format!("/{}", words.join("/")) } else { words.join("/") }
+            let end = if path.iter().sum::<usize>().is_multiple_of(2) { "/**" } else { "" };
+            let start = if path.len().is_multiple_of(2) { "/" } else { "" };
+            format!("{start}{}{end}", words.join("/"))
         };
         let mut tree = Tree::default();
         for (number, rule) in rules.iter().enumerate() {
@@ -144,8 +146,9 @@ fn a_directory_is_that_of_the_ids() {
         ("/local/domain/3/backend", (0, 3), true),
         ("/local/domain/4/backend", (0, 3), false),
         ("/local/domain/*/backend", (9, 9), true),
-        ("/local/domain", (9, 9), true),
-        ("/local", (9, 9), true),
+        ("/local/domain/**", (9, 9), true),
+        ("/local/**", (9, 9), true),
+        ("/local/domain", (9, 9), false),
         ("/tool", (9, 9), false),
         ("data", (0, 9), false),
         ("/local/domain/{self}/data", (0, 9), false),

@@ -114,7 +114,7 @@ fn path_rules(policy: &Policy, service: &Spanned<String>, log: &mut Log) {
         log.push(
             Diagnostic::at(&over.path.span, format!("service `{}` enforces {count} paths", service.value))
                 .label(format!("it has room for {MAX_PATH_RULES}"))
-                .help("a right to a node includes everything below it: name directories"),
+                .help("a path that ends in /** stands for every node below: name directories"),
         );
     }
 }
@@ -189,7 +189,7 @@ mod tests {
     /// Returns a policy with these numbers of services, regions of a page, queues, ports and
     /// grants.
     fn text(services: usize, regions: usize, queues: usize, ports: usize, grants: usize, pages: u32) -> String {
-        let mut out = String::from("format = 1\nimage = { name = \"full\" }\n");
+        let mut out = String::from("format = 2\nimage = { name = \"full\" }\n");
         for index in 0..services {
             let _ = write!(
                 out,

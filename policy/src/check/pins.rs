@@ -1,6 +1,6 @@
 //! Checks the pins of domains: which service says the peer, and by which node of XenStore.
 
-use crate::authority::paths::{covers, may_cover};
+use crate::authority::paths::{covers, overlap};
 use crate::diagnostic::{Diagnostic, Log};
 use crate::model::{PathRight, Pin, Policy};
 
@@ -55,7 +55,7 @@ fn rules(policy: &Policy) -> impl Iterator<Item = (&str, &PathRight)> {
 /// Checks that no service can write the node, and so choose the peer.
 fn nobody_writes_the_node(policy: &Policy, pin: &Pin, log: &mut Log) {
     let node = &pin.node.value;
-    for (client, right) in rules(policy).filter(|(_, right)| right.write && may_cover(&right.path.value, node)) {
+    for (client, right) in rules(policy).filter(|(_, right)| right.write && overlap(&right.path.value, node)) {
         log.push(
             Diagnostic::at(
                 &right.path.span,

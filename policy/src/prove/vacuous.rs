@@ -64,7 +64,7 @@ impl Prover<'_> {
             let rules = policy.xenstore.items.iter().flat_map(|item| &item.body);
             let known: Vec<&str> = rules.map(|right| right.path.value.as_str()).collect();
             let near = did_you_mean(path, &known);
-            return Some(format!("no rule of [xenstore] is about `{path}`, what is above it or below;{near}"));
+            return Some(format!("no rule of [xenstore] is about `{path}`;{near}"));
         }
         Some(format!("the policy has no object of `{}`", text.value))
     }

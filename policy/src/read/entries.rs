@@ -7,6 +7,7 @@ use cloister_caps::{DomId, PAGE_SIZE};
 
 use super::names::{at, checked_program};
 use super::value::{Field, Key, Table, list};
+use crate::authority::paths::without_stars;
 use crate::diagnostic::{Diagnostic, Log, Spanned};
 use crate::model::{
     Domain, Grant, HOLDABLE, HeldCapability, MapAccess, MapEntry, PathRight, Peer, Pin, Port, Queue, Region, Service,
@@ -55,7 +56,7 @@ fn pin_of(field: &Field<'_>, log: &mut Log) -> Option<Pin> {
     let node = table.require(node, log).and_then(|field| {
         let text = field.text(log)?;
         // An absolute path could name the domain's own directory by a number, which is not known here.
-        let pattern = text.value.split('/').any(|part| matches!(part, "*" | "{self}"));
+        let pattern = text.value.split('/').any(|part| matches!(part, "*" | "**" | "{self}"));
         if text.value.starts_with('/') || pattern || path_problem(&text.value).is_some() {
             field
                 .refuse("the path of one node below the domain's own directory, like \"device/vif/0/backend-id\"", log);
@@ -389,7 +390,7 @@ fn path(field: &Field<'_>, log: &mut Log) -> Option<PathRight> {
         log.push(
             Diagnostic::at(&field.name.span, format!("`{}` is not a XenStore path: {problem}", field.name.value))
                 .label("not a path")
-                .help("write a path like \"device/vif/0\" or \"/local/domain/*/backend/vif/{self}/0\""),
+                .help("write a path like \"device/vif/0/state\", or \"device/vif/0/**\" for everything below a node"),
         );
     }
     let words = field.words(log)?;
@@ -417,6 +418,7 @@ fn path(field: &Field<'_>, log: &mut Log) -> Option<PathRight> {
 /// (`is_valid_nodename`).
 fn path_problem(path: &str) -> Option<&'static str> {
     const LONGEST: usize = 96;
+    let (path, _) = without_stars(path);
     let rest = path.strip_prefix('/').unwrap_or(path);
     let component = |part: &str| {
         part == "*"
@@ -429,6 +431,8 @@ fn path_problem(path: &str) -> Option<&'static str> {
         Some("names that begin with @ are special watches of the daemon")
     } else if rest.split('/').any(str::is_empty) {
         Some("a component is empty")
+    } else if rest.split('/').any(|part| part == "**") {
+        Some("** is the last component of a path, or none")
     } else if !rest.split('/').all(component) {
         Some("a component is * (a number), {self}, or made of a-z, A-Z, 0-9, -, _ and @")
     } else {

@@ -22,10 +22,12 @@ use value::{Field, Key, Table};
 pub(crate) use value::{list, render_size};
 
 /// The format of the policy language that this compiler reads.
-const FORMAT: u32 = 1;
+///
+/// In format 1, a path of `[xenstore.SERVICE]` stood for its node and everything below.
+const FORMAT: u32 = 2;
 
 const SECTIONS: [Key; 10] = [
-    Key::new("format", "format = 1"),
+    Key::new("format", "format = 2"),
     Key::new("image", "[image]"),
     Key::new("domains", "[domains.netback]"),
     Key::new("services", "[services.http]"),

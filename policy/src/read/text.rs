@@ -75,7 +75,7 @@ pub(crate) fn readable(file: &str, text: &str, size: Size) -> Result<(), Report>
         return Err(Report::unusable(file, "", Diagnostic::of_file(size.exceeded())));
     }
     if text.trim().is_empty() {
-        let problem = Diagnostic::of_file("the file is empty").help("a policy starts with `format = 1`");
+        let problem = Diagnostic::of_file("the file is empty").help("a policy starts with `format = 2`");
         return Err(Report::unusable(file, "", problem));
     }
     if let Some((at, c)) = first_hidden(text) {

@@ -226,7 +226,7 @@ fn paths(sound: &Sound) -> Table {
     table(
         "paths",
         "XenStore paths",
-        "A right applies to the node and everything below it; the XenStore service enforces it.",
+        "A right is to that node alone; with /** at the end, to everything below the node. The XenStore service enforces it.",
         &["service", "path", "rights", "line"],
         rows,
     )

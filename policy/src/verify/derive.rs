@@ -256,6 +256,14 @@ impl Deriver<'_> {
                         other => return Err(format!("[xenstore.{client}]: there is no right `{other}`")),
                     };
                 }
+                // `/**` is a flag beside the rights, and not a part of the path.
+                let path = match path.rsplit_once('/') {
+                    Some((above, "**")) => {
+                        bits |= 8;
+                        above
+                    }
+                    _ => path,
+                };
                 records.push(path_rule([index, bits], &[], path)?);
             }
         }

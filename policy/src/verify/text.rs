@@ -109,8 +109,8 @@ pub(super) fn read(text: &str) -> Result<Text, String> {
     let document = Document::parse(text).map_err(|error| format!("it is not TOML: {}", error.message()))?;
     let lines: Vec<usize> = text.match_indices('\n').map(|(at, _)| at).collect();
     let root = Table { table: document.as_table(), lines: &lines, position: "the policy".into() };
-    if root.get("format")?.number()? != 1 {
-        return Err("its format is not 1".into());
+    if root.get("format")?.number()? != 2 {
+        return Err("its format is not 2".into());
     }
     let mut out = Text::default();
     let image = root.get("image")?.table()?;

@@ -26,7 +26,8 @@ pub struct Shape {
 }
 
 const INTERFACES: [&str; 5] = ["grants", "store", "net", "socket", "control"];
-const PATHS: [&str; 5] = ["control", "control/x", "/local/domain/*/y", "device/vif/0", "y"];
+const PATHS: [&str; 8] =
+    ["control/**", "control/x", "/local/domain/*/y", "device/vif/0/**", "y", "control", "control/x/**", "/local/**"];
 const HELD: [(&str, &[&str]); 5] = [
     ("console", &["write"]),
     ("clock", &["now", "wall"]),
@@ -42,7 +43,7 @@ pub fn shape() -> impl Strategy<Value = Shape> {
     let queues = prop::collection::vec((any::<u8>(), any::<u8>(), 0u8..5, 1u8..4), 0..9);
     let ports = prop::collection::vec((any::<u8>(), 0u8..2, 1u8..8), 0..4);
     let grants = prop::collection::vec((any::<u8>(), any::<u8>(), 0u8..2, any::<bool>(), 1u8..4), 0..4);
-    let paths = prop::collection::vec((any::<u8>(), 0u8..5, 1u8..8), 0..5);
+    let paths = prop::collection::vec((any::<u8>(), 0u8..8, 1u8..8), 0..5);
     let domains = [(0u8..4, 0u8..4, any::<bool>()), (0u8..4, 0u8..4, any::<bool>())];
     let image = (any::<bool>(), 0u16..32);
     (services, regions, queues, ports, grants, paths, domains, image).prop_map(
@@ -139,7 +140,7 @@ impl Shape {
         region: impl Fn(usize) -> String,
         port: impl Fn(usize) -> String,
     ) -> String {
-        let mut out = String::from("format = 1\n[image]\nname = \"random\"\n");
+        let mut out = String::from("format = 2\n[image]\nname = \"random\"\n");
         let (strict, refused) = self.image;
         if strict {
             out.push_str("isolation = \"strict\"\n");
@@ -324,7 +325,8 @@ impl Shape {
             let client = clients[usize::from(*client) % clients.len()];
             entries.entry(client).or_insert_with(std::collections::BTreeMap::new).entry(*path).or_insert(*rights);
         }
-        let rights = || entries.values().filter_map(|paths| paths.get(&3));
+        // The last, too, has what is below `device/vif/0`.
+        let rights = || entries.values().flat_map(|paths| [paths.get(&3), paths.get(&7)]).flatten();
         let can_pin = rights().any(|rights| rights & 1 != 0) && rights().all(|rights| rights & 2 == 0);
         for (client, paths) in entries {
             let _ = writeln!(out, "[xenstore.{}]", service(client));

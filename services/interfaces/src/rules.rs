@@ -68,17 +68,19 @@ pub trait Rule<'a>: Sized {
     fn read(bytes: &'a [u8]) -> Result<Self, Malformed>;
 }
 
-/// The rights of a client of the XenStore service to a path and everything below it.
+/// The rights of a client of the XenStore service to a node, or to every node below it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PathRule<'a> {
     /// The client of the XenStore service.
     pub client: ClientIndex,
     /// The client may read nodes and list their children.
     pub read: bool,
-    /// The client may write and remove nodes.
+    /// The client may write nodes. To remove one takes this right to it and to all below it.
     pub write: bool,
     /// The client may watch nodes.
     pub watch: bool,
+    /// The rights are to every node below the path, and not to the node at the path.
+    pub below: bool,
     /// The path, of at most [`MAX_PATH`](Self::MAX_PATH) bytes. A component `*` stands for any one
     /// decimal number, and the text `{self}` for the domain's own id.
     pub path: &'a str,
@@ -87,6 +89,8 @@ pub struct PathRule<'a> {
 impl PathRule<'_> {
     /// The length of the longest path in bytes.
     pub const MAX_PATH: usize = 96;
+    /// The end of a path in a policy that gives the rights to every node below.
+    pub const ALL_BELOW: &'static str = "/**";
 }
 
 /// The size of an encoded rule with a path.
@@ -110,36 +114,41 @@ fn read_path(bytes: &[u8], head: usize, length: u16) -> Result<&str, Malformed> 
     if bytes.len() != PATH_RULE_SIZE || length > PathRule::MAX_PATH {
         return Err(Malformed::at(2, Defect::Length));
     }
-    if let Some(at) = rest.iter().position(|byte| *byte != 0) {
+    // Words first: each rule is read at boot, and most of its bytes are these zeros.
+    let (words, end) = rest.as_chunks::<8>();
+    if words.iter().any(|word| u64::from_ne_bytes(*word) != 0) || end.iter().any(|byte| *byte != 0) {
+        let at = rest.iter().position(|byte| *byte != 0).unwrap_or(0);
         return Err(Malformed::at(head + length + at, Defect::Padding));
     }
     core::str::from_utf8(path).map_err(|_| Malformed::at(head, Defect::Text))
 }
 
-/// Encoded as the client, the rights, the length of the path in two bytes, the path, and zeros up
+/// Encoded as the client, the flags, the length of the path in two bytes, the path, and zeros up
 /// to the end.
 impl<'a> Rule<'a> for PathRule<'a> {
     const SIZE: usize = PATH_RULE_SIZE;
 
     fn write(&self, out: &mut [u8]) -> Option<()> {
         let rights = u8::from(self.read) | u8::from(self.write) << 1 | u8::from(self.watch) << 2;
+        let flags = rights | u8::from(self.below) << 3;
         let [low, high] = u16::try_from(self.path.len()).ok()?.to_le_bytes();
-        write_path_rule(&[self.client.0, rights, low, high], self.path, out)
+        write_path_rule(&[self.client.0, flags, low, high], self.path, out)
     }
 
     fn read(bytes: &'a [u8]) -> Result<Self, Malformed> {
-        let Some(&[client, rights, low, high]) = bytes.first_chunk() else {
+        let Some(&[client, flags, low, high]) = bytes.first_chunk() else {
             return Err(Malformed::at(bytes.len(), Defect::Truncated));
         };
         let path = read_path(bytes, 4, u16::from_le_bytes([low, high]))?;
-        if rights > 7 {
+        if flags > 15 {
             return Err(Malformed::at(1, Defect::Flags));
         }
         Ok(PathRule {
             client: ClientIndex(client),
-            read: rights & 1 != 0,
-            write: rights & 2 != 0,
-            watch: rights & 4 != 0,
+            read: flags & 1 != 0,
+            write: flags & 2 != 0,
+            watch: flags & 4 != 0,
+            below: flags & 8 != 0,
             path,
         })
     }
@@ -291,14 +300,14 @@ mod tests {
     use crate::message::tests::check_round_trip;
 
     fn path_rule(path: &str) -> PathRule<'_> {
-        PathRule { client: ClientIndex(1), read: true, write: false, watch: true, path }
+        PathRule { client: ClientIndex(1), read: true, write: false, watch: true, below: false, path }
     }
 
     #[test]
     fn rules_round_trip() {
         let long = "x".repeat(PathRule::MAX_PATH);
-        let all = PathRule { client: ClientIndex(255), read: true, write: true, watch: true, path: "" };
-        let none = PathRule { client: ClientIndex(0), read: false, write: false, watch: false, path: "" };
+        let all = PathRule { client: ClientIndex(255), read: true, write: true, watch: true, below: true, path: "" };
+        let none = PathRule { client: ClientIndex(0), read: false, write: false, watch: false, below: false, path: "" };
         let paths = [path_rule("device/vif/0"), path_rule(&long), all, none];
         assert_eq!(decode_rules::<PathRule<'_>>(&encode_rules(&paths).unwrap()).collect::<Vec<_>>(), paths);
         assert_eq!(encode_rules(&[path_rule(&"x".repeat(PathRule::MAX_PATH + 1))]), None);
@@ -357,8 +366,8 @@ mod tests {
             other[at] = byte;
             PathRule::read(&other).is_ok()
         };
-        assert!(with(0, 255) && with(1, 7) && with(4, b'z'));
-        assert!(!with(1, 8), "a right that does not exist");
+        assert!(with(0, 255) && with(1, 15) && with(4, b'z'));
+        assert!(!with(1, 16), "a right that does not exist");
         assert!(!with(2, 2), "a byte after the path that is not zero");
         assert!(!with(2, 97) && !with(2, 255) && !with(3, 1), "a path that is too long");
         assert!(!with(4, 0xff), "a path that is not UTF-8");

@@ -7,7 +7,7 @@ use cloister_interfaces::capability::DomainPin;
 use cloister_interfaces::rules::{PathRule, PinRule, after_rules, decode_rules};
 
 use crate::MAX_PINS;
-use crate::policy::{OwnDomid, is_same};
+use crate::policy::{OwnDomid, is_node};
 use crate::wire;
 
 /// A domain set whose peer a node says.
@@ -45,8 +45,8 @@ impl<S: System> Pins<S> {
 
     /// Returns the pin whose node `path` is, in either form.
     pub fn find(&self, path: &str, own: OwnDomid<'_>) -> Option<PinIndex> {
-        let is_node = |pin: &Pin<S>| pin.rule.is_some_and(|rule| is_same(rule.node, path, own));
-        (0..).zip(&self.0).find_map(|(index, pin)| is_node(pin).then_some(PinIndex(index)))
+        let names = |pin: &Pin<S>| pin.rule.is_some_and(|rule| is_node(path, rule.node, own));
+        (0..).zip(&self.0).find_map(|(index, pin)| names(pin).then_some(PinIndex(index)))
     }
 
     /// Pins the domain that a node's value names. Returns `false` if the set still has ports or
@@ -56,7 +56,9 @@ impl<S: System> Pins<S> {
     /// gives its reader no right.
     pub fn set(&self, PinIndex(index): PinIndex, value: &[u8]) -> bool {
         let Some(Pin { capability, rule: Some(rule) }) = self.0.get(usize::from(index)) else { return true };
-        let domain = wire::number(value).and_then(|id| u16::try_from(id).ok());
+        // The daemon ends numbers of its own with a NUL. In a node, that is no number.
+        let number = wire::number(value).filter(|_| value.last() != Some(&0));
+        let domain = number.and_then(|id| u16::try_from(id).ok());
         let Some(domain) = domain.filter(|id| (rule.first..=rule.last).contains(id)) else { return true };
         capability.pin(DomId(domain)).err().is_none_or(|error| error.status() != Status::InUse)
     }

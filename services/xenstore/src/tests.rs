@@ -1,6 +1,7 @@
 //! The service against the simulated daemon, and against a hostile one.
 
 mod log;
+mod nodes;
 mod passes;
 mod pins;
 
@@ -54,7 +55,16 @@ fn service(
         store_clients: servers.into_iter().collect(),
         pins: [DomainPin::new(system.clone(), Slot(3))].into_iter().collect(),
         rules: [
-            blob(&[(0, "rwn", "control"), (1, "rwn", "device/vif/0"), (1, "rn", "/local/domain/*/backend/vif/*/0")]),
+            blob(&[
+                (0, "rwn", "control"),
+                (0, "rwn", "control/**"),
+                (1, "rwn", "device/vif/0"),
+                (1, "rwn", "device/vif/0/**"),
+                (1, "rwn", "data/one"),
+                (1, "rwn", "data/two/**"),
+                (1, "rn", "/local/domain/*/backend/vif/*/0"),
+                (1, "rn", "/local/domain/*/backend/vif/*/0/**"),
+            ]),
             &encode_rules(&[PinRule { pin: 0, first: 3, last: 9, node: PEER_NODE }]).expect("short"),
         ]
         .concat()

@@ -16,10 +16,22 @@ pub struct Watch {
     pub token: u16,
     /// The watched path, as the client wrote it.
     pub path: Path,
+    /// The client may be told of changes of every node below, too.
+    pub below: bool,
     /// The daemon has the watch.
     pub registered: bool,
     /// An event came, and the client was not notified yet.
     pub pending: bool,
+}
+
+impl Watch {
+    /// Returns `true` if the client may be told of a change at `changed`, as the daemon writes it.
+    ///
+    /// The daemon fires a watch for the watched node and for all below it, and writes the node that
+    /// changed in the form of the watched path.
+    pub fn may_tell(&self, changed: &[u8]) -> bool {
+        self.below || changed.strip_prefix(self.path.as_bytes()).is_none_or(|below| below.first() != Some(&b'/'))
+    }
 }
 
 /// The table of watches.
@@ -38,13 +50,13 @@ impl Watches {
 
     /// Adds a watch that is not registered yet, and returns its index. Returns `None` if the client
     /// has [`MAX_PER_CLIENT`] watches.
-    pub fn add(&mut self, client: ClientIndex, path: Path, token: u16) -> Option<usize> {
+    pub fn add(&mut self, client: ClientIndex, path: Path, token: u16, below: bool) -> Option<usize> {
         if self.entries.iter().flatten().filter(|watch| watch.client == client).count() >= MAX_PER_CLIENT {
             return None;
         }
         let index = self.entries.iter().position(Option::is_none)?;
         self.used = self.used.max(index + 1);
-        let watch = Watch { client, token, path, registered: false, pending: false };
+        let watch = Watch { client, token, path, below, registered: false, pending: false };
         self.entries.get_mut(index)?.replace(watch);
         Some(index)
     }
@@ -95,7 +107,7 @@ mod tests {
         let mut added = Vec::new();
         for (client, at, token) in all() {
             assert_eq!(watches.find(client, &path(at), token), None);
-            added.push(watches.add(client, path(at), token).expect("room"));
+            added.push(watches.add(client, path(at), token, false).expect("room"));
         }
         for ((client, at, token), index) in all().zip(added.clone()) {
             assert_eq!(watches.find(client, &path(at), token), Some(index));
@@ -105,6 +117,6 @@ mod tests {
         }
         watches.remove(added[1]);
         assert_eq!(watches.find(ClientIndex(0), &path("a"), 2), None);
-        assert_eq!(watches.add(ClientIndex(1), path("b"), 9), Some(added[1]), "its place is free");
+        assert_eq!(watches.add(ClientIndex(1), path("b"), 9, false), Some(added[1]), "its place is free");
     }
 }

@@ -101,14 +101,15 @@ pub fn number(text: &[u8]) -> Option<u32> {
     })
 }
 
-/// Returns the token of a watch event: the second of the NUL-terminated strings in `payload`.
+/// Returns the path and the token of a watch event: the first two of the NUL-terminated strings in
+/// `payload`.
 #[must_use]
-pub fn event_token(payload: &[u8]) -> Option<&[u8]> {
+pub fn event(payload: &[u8]) -> Option<(&[u8], &[u8])> {
     let mut strings = payload.split(|byte| *byte == 0);
-    let _path = strings.next()?;
+    let path = strings.next()?;
     let token = strings.next()?;
     // A last string without its NUL leaves nothing after it.
-    strings.next().map(|_| token)
+    strings.next().map(|_| (path, token))
 }
 
 /// Returns the decimal digits of a number.
@@ -164,10 +165,10 @@ mod tests {
 
     #[test]
     fn a_token_needs_its_end() {
-        assert_eq!(event_token(b"a/b\x003\x00"), Some(&b"3"[..]));
-        assert_eq!(event_token(b"a/b\x003"), None);
-        assert_eq!(event_token(b"a/b"), None);
-        assert_eq!(event_token(b""), None);
+        assert_eq!(event(b"a/b\x003\x00"), Some((&b"a/b"[..], &b"3"[..])));
+        assert_eq!(event(b"a/b\x003"), None);
+        assert_eq!(event(b"a/b"), None);
+        assert_eq!(event(b""), None);
     }
 
     proptest! {

@@ -19,11 +19,17 @@ use crate::script::{Bytes, Claim, Trace, World};
 
 const OWN: u16 = 7;
 const BACKEND: &str = "/local/domain/0/backend/vif/7/0";
-/// The clients' rules. Client 0 is hostile.
-const RULES: [(u8, &str, [bool; 3]); 3] = [
-    (0, "control", [true; 3]),
-    (1, "device/vif/0", [true; 3]),
-    (1, "/local/domain/*/backend/vif/{self}/0", [true, false, true]),
+/// The clients' rules: client, path, the rights to read, write and watch, and `true` if they are to
+/// what is below. Client 0 is hostile.
+const RULES: [(u8, &str, [bool; 3], bool); 8] = [
+    (0, "control", [true; 3], false),
+    (0, "control/0", [true; 3], false),
+    (0, "control/1", [true; 3], false),
+    (0, "control/2", [true; 3], true),
+    (0, "control/3", [true; 3], true),
+    (0, "control/end", [true; 3], false),
+    (1, "device/vif/0", [true; 3], true),
+    (1, "/local/domain/*/backend/vif/{self}/0", [true, false, true], true),
 ];
 /// The node that pins a domain, which the hostile client may read, and write too, so that the script
 /// decides its value.
@@ -38,7 +44,7 @@ const RING: u32 = RING_SIZE as u32;
 fn rules() -> &'static [u8] {
     thread_local! {
         static BLOB: &'static [u8] = {
-            let rules = RULES.map(|(client, path, [read, write, watch])| PathRule { client: ClientIndex(client), read, write, watch, path });
+            let rules = RULES.map(|(client, path, [read, write, watch], below)| PathRule { client: ClientIndex(client), read, write, watch, below, path });
             [rules::encode_rules(&rules).expect("short paths"), rules::encode_rules(&[PIN]).expect("short")].concat().leak()
         };
     }
@@ -48,7 +54,7 @@ fn rules() -> &'static [u8] {
 /// A path that a client names.
 #[derive(Arbitrary, Clone, Debug)]
 pub enum Node {
-    /// One that its rules allow.
+    /// One that its rules may allow, and some below these.
     Own(u8),
     /// Its own directory in absolute form.
     Absolute(u8),
@@ -63,7 +69,7 @@ pub enum Node {
 impl Node {
     fn path(&self) -> Path {
         let text = match self {
-            Node::Own(number) => format!("control/{}", number % 8),
+            Node::Own(number) => format!("control/{}{}", number % 8, if *number < 192 { "" } else { "/x" }),
             Node::Absolute(number) => format!("/local/domain/{}/control", number % 12),
             Node::Foreign => "device/vif/0/state".to_string(),
             Node::Backend => format!("{BACKEND}/state"),
@@ -263,11 +269,18 @@ impl Clients {
     /// Checks that only requests that a rule allows reached the daemon.
     fn check(&mut self) {
         const WITHOUT_PATH: [u32; 3] = [6, 7, 21];
+        /// `XS_RM` (`xs_wire.h`).
+        const REMOVE: u32 = 13;
         let honest = ["domid", "device/vif/0/state"];
         for (kind, first) in self.0.daemon.requests.drain(..).filter(|(kind, _)| !WITHOUT_PATH.contains(kind)) {
             let below = first.strip_prefix("/local/domain/7/").unwrap_or(&first);
-            let own = below == "control" || below.starts_with("control/");
-            assert!(own || honest.contains(&first.as_str()), "request {kind} for {first} reached the daemon");
+            let subtree = below.starts_with("control/2/") || below.starts_with("control/3/");
+            // What is removed takes with it all that is below.
+            let node = ["control", "control/0", "control/1", "control/end"].contains(&below) && kind != REMOVE;
+            assert!(
+                node || subtree || honest.contains(&first.as_str()),
+                "request {kind} for {first} reached the daemon"
+            );
         }
         assert!(self.0.daemon.watch_count() <= 4, "more watches than a client may hold");
         assert!(self.0.daemon.open_transactions() <= 1, "more transactions than a client may have");

@@ -34,6 +34,8 @@ const PUBLISHED: [&str; 11] = [
     "feature-sg",
     "feature-gso-tcpv4",
 ];
+/// The nodes of the device that it reads.
+const READ: [&str; 5] = ["backend", "backend-id", "mac", "mtu", "state"];
 /// The nodes that the toolstack writes in the device's directory, and further nodes that a front
 /// end may publish there.
 const OTHERS: [&str; 21] = [
@@ -136,6 +138,16 @@ impl World {
         assert!(changes_made.is_empty(), "the daemon got requests: {changes_made:?}");
     }
 
+    /// Fails if the client can remove the node, or make or remove a node below it.
+    fn keeps_below(&mut self, client: usize, node: &str) {
+        self.keeps(client, &format!("{node}/x"));
+        self.keeps(client, &format!("{node}/0/x"));
+        let before = self.daemon.requests.len();
+        let path = Path::from(node).expect("a short path");
+        assert_eq!(self.ask(client, Action::Remove(path)), Err(StoreError::Policy), "{node}");
+        assert_eq!(self.daemon.requests.len(), before);
+    }
+
     /// Fails unless the client can write the node.
     fn writes(&mut self, client: usize, node: &str) {
         let path = Path::from(node).expect("a short path");
@@ -164,6 +176,10 @@ fn netfront_writes_only_the_nodes_that_it_publishes() {
     for name in like(&PUBLISHED) {
         world.keeps(NETFRONT, &format!("{DEVICE}/{name}"));
     }
+    for name in PUBLISHED {
+        world.keeps_below(NETFRONT, &format!("{DEVICE}/{name}"));
+    }
+    world.keeps_below(NETFRONT, "error/device/vif/0/error");
     for node in
         [DEVICE, "device/vif", "device", "device/vif/1/state", "error", "error/device/vif/0", "control/shutdown"]
     {
@@ -173,10 +189,11 @@ fn netfront_writes_only_the_nodes_that_it_publishes() {
         let text = world.daemon.text(&world.daemon.own(&format!("{DEVICE}/{name}")));
         assert_eq!(text.as_deref(), Some("the toolstack's"), "{name}");
     }
-    // It reads all of them.
-    for name in PUBLISHED.into_iter().chain(OTHERS) {
-        let path = Path::from(&format!("{DEVICE}/{name}")).expect("a short path");
-        assert_eq!(world.ask(NETFRONT, Action::Read(path)), Ok(value("the toolstack's")), "{name}");
+    for name in PUBLISHED.into_iter().chain(OTHERS).chain(["", "mac/x"]) {
+        let path = format!("{DEVICE}/{name}");
+        let path = Path::from(path.trim_end_matches('/')).expect("a short path");
+        let expected = if READ.contains(&name) { Ok(value("the toolstack's")) } else { Err(StoreError::Policy) };
+        assert_eq!(world.ask(NETFRONT, Action::Read(path)), expected, "{name}");
     }
     for name in PUBLISHED {
         world.writes(NETFRONT, &format!("{DEVICE}/{name}"));
@@ -203,6 +220,9 @@ fn control_writes_only_its_features_and_the_acknowledgement() {
     let near: Vec<String> = like(&written).filter(|name| name.starts_with("control/")).collect();
     for node in OTHERS.into_iter().chain(near.iter().map(String::as_str)) {
         world.keeps(CONTROL, node);
+    }
+    for node in &written {
+        world.keeps_below(CONTROL, node);
     }
     for node in written {
         world.writes(CONTROL, node);

@@ -14,7 +14,7 @@ fn granting(pages: u32) -> Tables<'static> {
         )
     };
     tables(&format!(
-        "format = 1\nimage = {{ name = \"granting\" }}\n{}{}[domains.d]\nids = \"0\"\n\
+        "format = 2\nimage = {{ name = \"granting\" }}\n{}{}[domains.d]\nids = \"0\"\n\
          [queues.q]\nfrom = \"client\"\nto = \"manager\"\ninterface = \"grants\"\ndepth = 4\n\
          [regions.r]\npages = {pages}\nmap = {{ client = \"read-write\" }}\n\
          [grants.g]\nregion = \"r\"\npeer = \"d\"\naccess = \"read\"\npages = {pages}\nlifetime = \"session\"\n\

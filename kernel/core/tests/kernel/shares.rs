@@ -302,7 +302,7 @@ pub fn measured(machine: &Machine) -> Costs {
 /// Returns a policy of services with these priorities, budgets and periods, in the order of their
 /// names.
 fn policy_text(policy: &[Cpu]) -> String {
-    let mut out = String::from("format = 1\nimage = { name = \"shares\" }\n");
+    let mut out = String::from("format = 2\nimage = { name = \"shares\" }\n");
     for (index, (priority, budget, period)) in policy.iter().enumerate() {
         let _ = write!(
             out,

@@ -405,8 +405,10 @@ impl Facts {
             }
             let own_directory = whole(path).get(2).is_some_and(|part| part == "{self}");
             for (domain, (_, first, last, _)) in self.ids.iter().enumerate() {
-                let directory = |id: u32| ["local".to_owned(), "domain".to_owned(), id.to_string()];
-                if !own_directory && (*first..=*last).take(64).any(|id| meet(&whole(path), &directory(id))) {
+                // The directory, and what is below.
+                let of = |id: u32, end: &str| whole(&format!("/local/domain/{id}{end}"));
+                let inside = |id: u32| ["", "/**"].iter().any(|end| meet(&whole(path), &of(id, end)));
+                if !own_directory && (*first..=*last).take(64).any(inside) {
                     self.directory.push((domain, *client));
                 }
             }
@@ -434,11 +436,22 @@ fn whole(path: &str) -> Vec<String> {
     path.split('/').skip(1).map(str::to_owned).collect()
 }
 
-/// Returns `true` if two paths have a node in common.
+/// Returns `true` if rules for two paths have a node in common: both have as many components, or one
+/// ends in `**`, which stands for one component or more.
 fn meet(one: &[String], other: &[String]) -> bool {
+    let stars = |path: &[String]| path.iter().position(|part| part == "**");
+    let long_enough = match (stars(one), stars(other)) {
+        (None, None) => one.len() == other.len(),
+        (Some(above), None) => other.len() > above,
+        (None, Some(above)) => one.len() > above,
+        (Some(_), Some(_)) => true,
+    };
+    let end = stars(one).unwrap_or(one.len()).min(stars(other).unwrap_or(other.len()));
+    let (one, other) =
+        (one.get(..end.min(one.len())).unwrap_or(one), other.get(..end.min(other.len())).unwrap_or(other));
     let number = |part: &str| part.parse::<u32>().is_ok();
     let can_be = |one: &str, other: &str| {
         one == other || (matches!(one, "*" | "{self}") && (number(other) || matches!(other, "*" | "{self}")))
     };
-    one.iter().zip(other).all(|(one, other)| can_be(one, other) || can_be(other, one))
+    long_enough && one.iter().zip(other).all(|(one, other)| can_be(one, other) || can_be(other, one))
 }

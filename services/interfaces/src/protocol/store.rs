@@ -76,12 +76,13 @@ pub enum Action {
     Read(Path),
     /// Write a node.
     Write(Path, Value),
-    /// Remove a node and everything below it.
+    /// Remove a node and everything below it. Takes the right to write all of them.
     Remove(Path),
     /// List the names of a node's children, each NUL-terminated. Fails with [`StoreError::TooLong`]
     /// if they are longer than [`MAX_VALUE`].
     List(Path),
-    /// Send [`Reply::Changed`] with this token for every change at or below a path.
+    /// Send [`Reply::Changed`] with this token for every change at a path, and for those below it if
+    /// the client may watch every node there.
     Watch(Path, u16),
     /// End the watch of this path and token.
     Unwatch(Path, u16),

@@ -85,18 +85,17 @@ impl<S: System, M: Memory> XenStore<S, M> {
     fn handle_watch_event(&mut self, header: Header) {
         let Some(payload) = self.inbound.payload(&header) else {
             // The token comes after the path, which is too long to be kept. The event may be for
-            // any watch.
-            return self.watches.iter_mut().for_each(|watch| watch.pending = true);
+            // any watch of what is below a node: no watched path is that long.
+            return self.watches.iter_mut().for_each(|watch| watch.pending |= watch.below);
         };
-        let index = wire::event_token(payload).and_then(wire::number);
-        match index.and_then(|index| self.watches.get_mut(index as usize)) {
-            Some(watch) => watch.pending = true,
-            // An event may still be on its way when its watch ends.
-            None if index.is_some() => {}
-            None => {
-                let line = format_args!("");
-                self.log_daemon(DaemonNote::NoToken, line);
-            }
+        let event = wire::event(payload).and_then(|(changed, token)| Some((changed, wire::number(token)?)));
+        let Some((changed, index)) = event else {
+            let line = format_args!("");
+            return self.log_daemon(DaemonNote::NoToken, line);
+        };
+        // An event may still be on its way when its watch ends.
+        if let Some(watch) = self.watches.get_mut(index as usize) {
+            watch.pending |= watch.may_tell(changed);
         }
     }
 

@@ -12,10 +12,9 @@ use super::daemon_note::{DaemonNote, NOTES};
 use crate::MAX_PINS;
 use crate::policy::{Right, Rules};
 
-/// The place of a path, for the kind of a refusal: the first rule of any client that covers it,
-/// then [`NO_RULE`], then the node of a pin.
+/// The place of a path, for the kind of a refusal: the first rule of any client at or above it, then [`NO_RULE`], then the node of a pin.
 type Place = usize;
-/// No rule covers the path.
+/// No rule is at or above the path.
 const NO_RULE: Place = MAX_PATH_RULES;
 const FIRST_PIN: Place = NO_RULE + 1;
 const PLACES: usize = FIRST_PIN + MAX_PINS;
@@ -51,13 +50,13 @@ impl Display for Late<'_> {
 impl<S: System, M: Memory> XenStore<S, M> {
     /// Logs a request that the rules do not allow.
     #[cold]
-    pub(super) fn log_refusal(&mut self, client: ClientIndex, right: Right, path: &Path, now: Instant) {
+    pub(super) fn log_refusal(&mut self, client: ClientIndex, right: Right, path: &Path, more: &str, now: Instant) {
         let place = match self.pins.find(path, &self.own_domid) {
             Some(pin) => FIRST_PIN + pin.index(),
             None => self.rules.covering(path, &self.own_domid).unwrap_or(NO_RULE),
         };
         let shown = Excerpt(path.as_bytes());
-        let line = format_args!("refused {client}: no path rule lets it {right} {shown}");
+        let line = format_args!("refused {client}: no path rule lets it {right} {shown}{more}");
         self.log_client(client, right as usize * PLACES + place, now, line);
     }
 

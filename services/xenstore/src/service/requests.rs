@@ -89,7 +89,7 @@ impl<S: System, M: Memory> XenStore<S, M> {
         if self.rules.allows(client, right, path, &self.own_domid) {
             return Ok(());
         }
-        self.log_refusal(client, right, path, now);
+        self.log_refusal(client, right, path, "", now);
         Err(StoreError::Policy)
     }
 
@@ -114,10 +114,21 @@ impl<S: System, M: Memory> XenStore<S, M> {
         }
     }
 
+    /// Checks the right to remove a node: XenStore removes with it every node below.
+    fn check_removal(&mut self, client: ClientIndex, path: &Path, now: Instant) -> Result<(), StoreError> {
+        self.check_permission(client, Right::Write, path, now)?;
+        if self.rules.allows_all_below(client, Right::Write, path, &self.own_domid) {
+            return Ok(());
+        }
+        self.log_refusal(client, Right::Write, path, " and all below", now);
+        Err(StoreError::Policy)
+    }
+
     fn begin_action(&mut self, client: ClientIndex, id: u16, action: Action, now: Instant) -> Result<(), StoreError> {
         match &action {
             Action::Read(path) | Action::List(path) => self.check_permission(client, Right::Read, path, now)?,
-            Action::Write(path, _) | Action::Remove(path) => self.check_permission(client, Right::Write, path, now)?,
+            Action::Write(path, _) => self.check_permission(client, Right::Write, path, now)?,
+            Action::Remove(path) => self.check_removal(client, path, now)?,
             Action::Watch(path, _) | Action::Unwatch(path, _) => {
                 self.check_permission(client, Right::Watch, path, now)?
             }
@@ -160,7 +171,8 @@ impl<S: System, M: Memory> XenStore<S, M> {
                 if self.watches.find(client, &path, token).is_some() {
                     return Err(StoreError::Other);
                 }
-                let index = self.watches.add(client, path, token).ok_or(StoreError::Quota)?;
+                let below = self.rules.allows_all_below(client, Right::Watch, &path, &self.own_domid);
+                let index = self.watches.add(client, path, token, below).ok_or(StoreError::Quota)?;
                 self.request_watch(job(Completion::Watch(index)), MessageType::Watch, index, &path, now);
             }
             Action::Unwatch(path, token) => {

@@ -80,7 +80,9 @@ fn only_the_answer_for_the_node_pins_and_only_outside_of_a_transaction() {
 #[test]
 fn a_value_that_is_no_domain_of_the_set_is_passed_on_and_pins_nothing() {
     let mut world = World::new(0, 8);
-    for value in [&b""[..], b"0", b"2", b"10", b"05", b"+5", b" 5", b"5 ", b"5x", b"65541", b"4294967301", b"five"] {
+    for value in
+        [&b""[..], b"0", b"2", b"10", b"05", b"+5", b" 5", b"5 ", b"5\0", b"5x", b"65541", b"4294967301", b"five"]
+    {
         assert_eq!(world.read_peer(value), Ok(value.to_vec()));
         assert_eq!(world.pinned(), [], "{value:?}");
     }

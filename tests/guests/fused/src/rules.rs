@@ -10,13 +10,19 @@ const CONTROL: u8 = 0;
 const NETFRONT: u8 = 1;
 
 /// The client, the path, and `true` for each of read, write and watch that is allowed.
-const PATHS: [(u8, &str, [bool; 3]); 18] = [
+const PATHS: [(u8, &str, [bool; 3]); 26] = [
     (CONTROL, "control/feature-poweroff", WRITE),
     (CONTROL, "control/feature-reboot", WRITE),
     (CONTROL, "control/feature-suspend", WRITE),
     (CONTROL, "control/shutdown", [true, true, true]),
-    (NETFRONT, "/local/domain/*/backend/vif/{self}/0", [true, false, true]),
-    (NETFRONT, "device/vif/0", [true, false, true]),
+    (NETFRONT, "/local/domain/*/backend/vif/{self}/0/feature-gso-tcpv4", READ),
+    (NETFRONT, "/local/domain/*/backend/vif/{self}/0/feature-rx-copy", READ),
+    (NETFRONT, "/local/domain/*/backend/vif/{self}/0/feature-sg", READ),
+    (NETFRONT, "/local/domain/*/backend/vif/{self}/0/feature-split-event-channels", READ),
+    (NETFRONT, "/local/domain/*/backend/vif/{self}/0/online", READ),
+    (NETFRONT, "/local/domain/*/backend/vif/{self}/0/state", [true, false, true]),
+    (NETFRONT, "device/vif/0/backend", [true, false, true]),
+    (NETFRONT, "device/vif/0/backend-id", READ),
     (NETFRONT, "device/vif/0/event-channel", WRITE),
     (NETFRONT, "device/vif/0/event-channel-rx", WRITE),
     (NETFRONT, "device/vif/0/event-channel-tx", WRITE),
@@ -24,12 +30,16 @@ const PATHS: [(u8, &str, [bool; 3]); 18] = [
     (NETFRONT, "device/vif/0/feature-no-csum-offload", WRITE),
     (NETFRONT, "device/vif/0/feature-rx-notify", WRITE),
     (NETFRONT, "device/vif/0/feature-sg", WRITE),
+    (NETFRONT, "device/vif/0/mac", READ),
+    (NETFRONT, "device/vif/0/mtu", READ),
     (NETFRONT, "device/vif/0/request-rx-copy", WRITE),
     (NETFRONT, "device/vif/0/rx-ring-ref", WRITE),
-    (NETFRONT, "device/vif/0/state", WRITE),
+    (NETFRONT, "device/vif/0/state", [true, true, false]),
     (NETFRONT, "device/vif/0/tx-ring-ref", WRITE),
     (NETFRONT, "error/device/vif/0/error", WRITE),
 ];
+/// The rights of a path that may only be read.
+const READ: [bool; 3] = [true, false, false];
 /// The rights of a path that may only be written.
 const WRITE: [bool; 3] = [false, true, false];
 
@@ -40,6 +50,7 @@ pub(crate) fn paths() -> &'static [u8] {
         read,
         write,
         watch,
+        below: false,
         path,
     }))
 }

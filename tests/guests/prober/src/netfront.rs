@@ -111,7 +111,7 @@ enum Verb {
 }
 
 /// Operations on paths that the policy does not give netfront.
-const TO_STORE: [(&str, Verb, &str); 40] = [
+const TO_STORE: [(&str, Verb, &str); 46] = [
     ("read everything", Verb::Read, "/"),
     ("read nothing", Verb::Read, ""),
     ("read its name", Verb::Read, "name"),
@@ -142,6 +142,12 @@ const TO_STORE: [(&str, Verb, &str); 40] = [
     ("write its directory", Verb::Write, "device/vif/0"),
     ("ask for queues", Verb::Write, "device/vif/0/multi-queue-num-queues"),
     ("write what begins as a node of its own", Verb::Write, "device/vif/0/state-"),
+    ("make a node below one of its own", Verb::Write, "device/vif/0/state/0"),
+    ("make a node below its error", Verb::Write, "error/device/vif/0/error/0"),
+    ("read the directory of its device", Verb::Read, "device/vif/0"),
+    ("watch its device", Verb::Watch, "device/vif/0"),
+    ("watch what it may read only", Verb::Watch, "device/vif/0/mac"),
+    ("remove a node of its own", Verb::Remove, "device/vif/0/state"),
     ("remove its device", Verb::Remove, "device/vif/0"),
     ("remove the name of its back end", Verb::Remove, "device/vif/0/backend"),
     ("write beside its errors", Verb::Write, "error/device/vif/0"),

@@ -28,7 +28,7 @@ const DEPTH: u32 = 2;
 /// The bytes of a message of the interface, of either direction.
 const SIZE: usize = 16;
 
-const POLICY: &str = "format = 1\nimage = { name = \"grants\" }\n[domains.d]\nids = \"0\"\n\
+const POLICY: &str = "format = 2\nimage = { name = \"grants\" }\n[domains.d]\nids = \"0\"\n\
     [services.driver]\nprogram = \"p\"\npriority = 5\nstack = \"4K\"\n\
     cpu = { budget_us = 1000, period_us = 10000 }\nrestart = { limit = 9, then = \"stop-image\" }\n\
     [services.manager]\nprogram = \"p\"\npriority = 6\nstack = \"4K\"\n\

@@ -32,7 +32,7 @@ fn policy(ids: &str) -> String {
         )
     };
     format!(
-        "format = 1\nimage = {{ name = \"ranges\" }}\n[domains.others]\nids = \"{ids}\"\n{}{}{}{}{}\
+        "format = 2\nimage = {{ name = \"ranges\" }}\n[domains.others]\nids = \"{ids}\"\n{}{}{}{}{}\
          [queues.grants]\nfrom = \"driver\"\nto = \"manager\"\ninterface = \"grants\"\ndepth = 8\n\
          [ports.events]\nservice = \"driver\"\npeer = \"others\"\nrights = [\"open\", \"send\", \"close\"]\n",
         service("driver"),

@@ -12,7 +12,7 @@ use crate::machine::tables;
 
 /// Returns the policy. Each service restarts `limit` times, and then stops.
 pub fn islands(limit: u16) -> Tables<'static> {
-    let mut text = String::from("format = 1\nimage = { name = \"islands\" }\n");
+    let mut text = String::from("format = 2\nimage = { name = \"islands\" }\n");
     for island in 0..2 {
         for service in ["manager", "store", "driver"] {
             let _ = write!(
@@ -31,7 +31,7 @@ pub fn islands(limit: u16) -> Tables<'static> {
              interface = \"grants\"\ndepth = 4\n\
              [queues.to-store-{island}]\nfrom = \"driver-{island}\"\nto = \"store-{island}\"\n\
              interface = \"store\"\ndepth = 4\n\
-             [xenstore.driver-{island}]\n\"device/vif/{island}\" = [\"read\"]\n\
+             [xenstore.driver-{island}]\n\"device/vif/{island}/backend-id\" = [\"read\"]\n\
              [regions.pages-{island}]\npages = 3\nmap = {{ driver-{island} = \"read-write\" }}\n\
              [grants.pages-of-{island}]\nregion = \"pages-{island}\"\npeer = \"peer-{island}\"\n\
              access = \"read-write\"\npages = 3\nlifetime = \"session\"\n\

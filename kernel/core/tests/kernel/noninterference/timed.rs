@@ -84,7 +84,7 @@ impl Case {
     }
 
     fn text(&self) -> String {
-        let mut out = String::from("format = 1\nimage = { name = \"timed\" }\n[domains.d]\nids = \"0\"\n");
+        let mut out = String::from("format = 2\nimage = { name = \"timed\" }\n[domains.d]\nids = \"0\"\n");
         for (index, (role, priority, budget)) in self.services.iter().enumerate() {
             let _ = write!(
                 out,
