@@ -2,7 +2,10 @@
 
 use alloc::collections::BinaryHeap;
 use alloc::vec::Vec;
+use core::cell::Cell;
 use core::cmp::Ordering;
+
+use twox_hash::XxHash64;
 
 use crate::archive::{End, File, Files, Format};
 use crate::path::Path;
@@ -20,8 +23,8 @@ pub enum Site {
 pub enum Found {
     /// The built-in page.
     Page,
-    /// A file.
-    File(File<'static>),
+    /// A file, and the hash of its content, unless there is no index to keep it in.
+    File(File<'static>, Option<u64>),
     /// A directory, in a path without a slash at the end.
     Directory,
     /// Nothing.
@@ -41,11 +44,30 @@ pub struct Archive {
 
 /// A file in the order of the index: by name, and of files with the same name the later one first.
 /// The last one counts, as if the archive had been unpacked.
-struct Indexed(File<'static>);
+struct Indexed {
+    file: File<'static>,
+    /// The hash of its content, once somebody has asked for it. So a large site costs nothing at the
+    /// start.
+    hash: Cell<Option<u64>>,
+}
+
+impl Indexed {
+    fn new(file: File<'static>) -> Self {
+        Indexed { file, hash: Cell::new(None) }
+    }
+
+    fn hash(&self) -> u64 {
+        self.hash.get().unwrap_or_else(|| {
+            let hash = XxHash64::oneshot(0, self.file.data);
+            self.hash.set(Some(hash));
+            hash
+        })
+    }
+}
 
 impl Ord for Indexed {
     fn cmp(&self, other: &Self) -> Ordering {
-        let (Indexed(a), Indexed(b)) = (self, other);
+        let (a, b) = (&self.file, &other.file);
         a.name.bytes().cmp(b.name.bytes()).then(b.data.as_ptr().cmp(&a.data.as_ptr()))
     }
 }
@@ -92,7 +114,7 @@ impl Archive {
             Archive { bytes, format, index: Vec::new(), files: count, complete: files.end == End::Marked };
         // Without an index, every look-up walks the archive, which is slow but correct.
         if archive.index.try_reserve_exact(count).is_ok() {
-            archive.index.extend(Files::new(bytes, format).map(Indexed));
+            archive.index.extend(Files::new(bytes, format).map(Indexed::new));
             // Sorts in place, like `sort_unstable`, in a tenth of its code.
             archive.index = BinaryHeap::from(archive.index).into_sorted_vec();
         }
@@ -106,8 +128,8 @@ impl Archive {
     fn find(&self, path: &Path) -> Found {
         let name = if path.directory { with_index(path) } else { Some(path.clone()) };
         let Some(name) = name else { return Found::Nothing };
-        if let Some(file) = self.file(name.as_bytes()) {
-            return Found::File(file);
+        if let Some((file, hash)) = self.file(name.as_bytes()) {
+            return Found::File(file, hash);
         }
         let directory = if path.directory { None } else { path.with(b"/").ok() };
         match directory {
@@ -116,13 +138,14 @@ impl Archive {
         }
     }
 
-    fn file(&self, name: &[u8]) -> Option<File<'static>> {
+    fn file(&self, name: &[u8]) -> Option<(File<'static>, Option<u64>)> {
         if !self.is_indexed() {
-            return Files::new(self.bytes, self.format).filter(|file| file.name.order(name) == Ordering::Equal).last();
+            let named = |file: &File<'static>| file.name.order(name) == Ordering::Equal;
+            return Some((Files::new(self.bytes, self.format).filter(named).last()?, None));
         }
-        let at = self.index.partition_point(|Indexed(file)| file.name.order(name) == Ordering::Less);
-        let Indexed(file) = self.index.get(at)?;
-        (file.name.order(name) == Ordering::Equal).then_some(*file)
+        let at = self.index.partition_point(|indexed| indexed.file.name.order(name) == Ordering::Less);
+        let indexed = self.index.get(at)?;
+        (indexed.file.name.order(name) == Ordering::Equal).then(|| (indexed.file, Some(indexed.hash())))
     }
 
     /// Returns `true` if a file's name starts with `directory`, which ends with a slash.
@@ -131,8 +154,8 @@ impl Archive {
         if !self.is_indexed() {
             return Files::new(self.bytes, self.format).any(|file| below(&file));
         }
-        let at = self.index.partition_point(|Indexed(file)| file.name.order(directory) == Ordering::Less);
-        self.index.get(at).is_some_and(|Indexed(file)| below(file))
+        let at = self.index.partition_point(|indexed| indexed.file.name.order(directory) == Ordering::Less);
+        self.index.get(at).is_some_and(|indexed| below(&indexed.file))
     }
 }
 
@@ -154,7 +177,7 @@ pub(crate) mod tests {
     fn look(site: &Site, target: &str) -> String {
         match site.find(&Path::parse(target).unwrap()) {
             Found::Page => "page".into(),
-            Found::File(file) => String::from_utf8_lossy(file.data).into_owned(),
+            Found::File(file, _) => String::from_utf8_lossy(file.data).into_owned(),
             Found::Directory => "directory".into(),
             Found::Nothing => "nothing".into(),
         }
