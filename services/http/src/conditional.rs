@@ -4,9 +4,9 @@ use core::fmt::{self, Write};
 
 use arrayvec::ArrayString;
 
-use crate::archive::File;
 use crate::date::HttpDate;
 use crate::request::{Method, Request};
+use crate::site::File;
 
 /// An entity tag: the hash and the length of a file's content.
 ///
@@ -62,9 +62,9 @@ pub(crate) struct Validators {
 
 impl Validators {
     /// Returns those of a file.
-    pub(crate) fn of(file: &File<'_>, hash: Option<u64>) -> Validators {
+    pub(crate) fn of(file: &File) -> Validators {
         Validators {
-            etag: hash.map(|hash| Etag { hash, length: file.data.len() }),
+            etag: file.hash.map(|hash| Etag { hash, length: file.data.len() }),
             modified: (file.modified != 0).then_some(HttpDate(file.modified)),
         }
     }

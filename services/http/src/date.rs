@@ -60,7 +60,7 @@ fn number(digits: &str, length: usize) -> Option<u64> {
 /// Returns the days from 1970 to a day of a month, which counts from 0. Returns `None` if the month
 /// has no such day.
 fn days_before(year: u64, month: u64, day: u64) -> Option<u64> {
-    let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let leap = year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
     let length = match month {
         1 => 28 + u64::from(leap),
         3 | 5 | 8 | 10 => 30,
@@ -165,9 +165,7 @@ mod tests {
 
     #[test]
     fn the_three_forms_are_read() {
-        for text in
-            ["Sun, 06 Nov 1994 08:49:37 GMT", "Sunday, 06-Nov-94 08:49:37 GMT", "Sun Nov  6 08:49:37 1994"]
-        {
+        for text in ["Sun, 06 Nov 1994 08:49:37 GMT", "Sunday, 06-Nov-94 08:49:37 GMT", "Sun Nov  6 08:49:37 1994"] {
             assert_eq!(HttpDate::parse(text.as_bytes()), Some(HttpDate(784_111_777)), "{text}");
         }
         assert_eq!(HttpDate::parse(b"Thu, 01-Jan-69 00:00:00 GMT"), Some(HttpDate(3_124_224_000)), "2069");

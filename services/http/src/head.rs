@@ -200,8 +200,24 @@ fn write_location(head: &mut impl Write, Target { path, query }: Target<'_>) -> 
         for byte in query.bytes() {
             // All that RFC 3986, 3.4 allows in a query.
             match byte {
-                b'%' | b'-' | b'.' | b'_' | b'~' | b'!' | b'$' | b'&' | b'\''..=b',' | b'/' | b':' | b';' | b'=' | b'?'
-                | b'@' | b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' => head.write_char(char::from(byte))?,
+                b'%'
+                | b'-'
+                | b'.'
+                | b'_'
+                | b'~'
+                | b'!'
+                | b'$'
+                | b'&'
+                | b'\''..=b','
+                | b'/'
+                | b':'
+                | b';'
+                | b'='
+                | b'?'
+                | b'@'
+                | b'0'..=b'9'
+                | b'a'..=b'z'
+                | b'A'..=b'Z' => head.write_char(char::from(byte))?,
                 other => write!(head, "%{other:02X}")?,
             }
         }

@@ -3,7 +3,6 @@
 use core::fmt::Write;
 use core::time::Duration;
 
-use crate::archive::File;
 use crate::conditional::{Validators, Verdict, evaluate};
 use crate::head::{Content, Decimal, Head, HeadOptions, Plan, write_or_refuse};
 use crate::mime;
@@ -11,7 +10,7 @@ use crate::page;
 use crate::path::Path;
 use crate::range::{self, Range};
 use crate::request::{Body, Method, Request, Version};
-use crate::site::{Found, Site};
+use crate::site::{File, Found, Site};
 use crate::target::Target;
 
 /// The largest request body that is received and discarded. The connection ends before a larger
@@ -184,20 +183,16 @@ fn plan<'a>(request: &Request<'a>, target: Target<'a>, context: &Context<'_>) ->
             content: Content::Page(context.uptime),
             ..Plan::status(200)
         },
-        (Method::Get | Method::Head, Found::File(file, hash)) => {
+        (Method::Get | Method::Head, Found::File(file)) => {
             let name = if path.directory { &b"index.html"[..] } else { path.as_bytes() };
-            plan_file(request, &file, Validators::of(&file, hash), mime::of(name))
+            plan_file(request, &file, mime::of(name))
         }
         _ => Plan { allow: Some(methods), ..Plan::status(405) },
     }
 }
 
-fn plan_file<'a>(
-    request: &Request<'a>,
-    file: &File<'static>,
-    validators: Validators,
-    kind: &'static str,
-) -> Plan<'a> {
+fn plan_file<'a>(request: &Request<'a>, file: &File, kind: &'static str) -> Plan<'a> {
+    let validators = Validators::of(file);
     let length = file.data.len() as u64;
     let whole = Plan {
         kind,

@@ -95,9 +95,18 @@ mod tests {
         ] {
             assert_eq!(Target::parse(target), Some(Target { path, query }), "{target}");
         }
-        for target in
-            ["", "*", "a", "host:80", "ftp://host/x", "http:///x", "http://:80/x", "http://u@h/x", "http://a b/", "http:/x"]
-        {
+        for target in [
+            "",
+            "*",
+            "a",
+            "host:80",
+            "ftp://host/x",
+            "http:///x",
+            "http://:80/x",
+            "http://u@h/x",
+            "http://a b/",
+            "http:/x",
+        ] {
             assert_eq!(Target::parse(target), None, "{target}");
         }
     }
@@ -107,7 +116,9 @@ mod tests {
         for host in ["", "a", "a.example:8080", "10.0.0.2", "[::1]", "[fe80::1]:80", "a:", "%C3%A4", "a_b-c~d", "a,b"] {
             assert!(is_host(host.as_bytes()), "{host}");
         }
-        for host in ["a b", "a/b@c", "a@b", "a:b", "a:80:81", "[::1", "::1", "[x]", "[1]", "[::1]80", "%4", "a\"b", "ä", "<a>"] {
+        for host in
+            ["a b", "a/b@c", "a@b", "a:b", "a:80:81", "[::1", "::1", "[x]", "[1]", "[::1]80", "%4", "a\"b", "ä", "<a>"]
+        {
             assert!(!is_host(host.as_bytes()), "{host}");
         }
     }

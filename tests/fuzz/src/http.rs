@@ -171,7 +171,8 @@ impl Text {
             "POST / HTTP/1.1\r\n",
             "GET / HTTP/2.0\r\n",
         ];
-        const NAMES: [&str; 6] = ["Host", "Range", "Content-Length", "If-None-Match", "Connection", "If-Modified-Since"];
+        const NAMES: [&str; 6] =
+            ["Host", "Range", "Content-Length", "If-None-Match", "Connection", "If-Modified-Since"];
         match self {
             Text::Get(which) => format!("GET {} HTTP/1.1\r\n", TARGETS[usize::from(*which) % TARGETS.len()]).into(),
             Text::Line(which) => LINES[usize::from(*which) % LINES.len()].into(),
