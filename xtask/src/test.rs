@@ -28,8 +28,9 @@ const LONGEST: &str = "hostile";
 const HOSTILE_BACK_END: &str = "0-2";
 /// The kernel in full, which is compiled for its own target only.
 const KERNEL: [&str; 4] = ["--package=cloister-kernel", "--features=back-end,profile", "--target", workspace::TARGET];
-/// Debian packages that tests on the host run: the solver of `tests/proofs`.
-const SOLVER: [&str; 1] = ["z3"];
+/// Debian packages that tests on the host run: the solver of `tests/proofs`, and the programs for
+/// archives of `services/http/tests/archives.rs`.
+const PROGRAMS: [&str; 4] = ["z3", "tar", "cpio", "libarchive-tools"];
 /// The folders with the policies that images are built of: the one that ships, and those of the
 /// tests' guests.
 const POLICY_FOLDERS: [&str; 2] = ["policy", "tests/guests"];
@@ -76,7 +77,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
 
 fn host() -> Result<Count> {
     workspace::ensure_target(&mut |text| println!("{text}"))?;
-    cloister_bed::packages::ensure_also(&SOLVER, &mut |text| println!("{text}"))?;
+    cloister_bed::packages::ensure_also(&PROGRAMS, &mut |text| println!("{text}"))?;
     let mut count = Count::default();
     count.add(dependencies()?);
     count.add(check("formatting", &["fmt", "--all", "--check"])?);

@@ -8,6 +8,72 @@ use arrayvec::ArrayString;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct HttpDate(pub u64);
 
+impl HttpDate {
+    /// Parses a date in one of the three forms that a server must accept: that of IMF
+    /// (`Sun, 06 Nov 1994 08:49:37 GMT`), of RFC 850 (`Sunday, 06-Nov-94 08:49:37 GMT`) and of C's
+    /// `asctime` (`Sun Nov  6 08:49:37 1994`). The day of the week may be a wrong one.
+    ///
+    /// Two digits of a year are those of 1970 to 2069, as POSIX has it.
+    #[must_use]
+    pub fn parse(text: &[u8]) -> Option<HttpDate> {
+        let text = str::from_utf8(text).ok()?;
+        let (weekday, rest) = text.split_at_checked(3)?;
+        WEEKDAYS.contains(&weekday).then_some(())?;
+        let (name, rest) = rest.split_once(' ')?;
+        let mut words = rest.split([' ', '-']).filter(|word| !word.is_empty());
+        let mut next = || words.next();
+        let (day, month, year, time) = if name.ends_with(',') {
+            let (day, month, year, time) = (next()?, next()?, next()?, next()?);
+            (next()? == "GMT").then_some(())?;
+            (day, month, year, time)
+        } else {
+            let (month, day, time, year) = (next()?, next()?, next()?, next()?);
+            (day, month, year, time)
+        };
+        if next().is_some() {
+            return None;
+        }
+        let mut clock = time.split(':');
+        let mut below = |bound: u64| number(clock.next()?, 2).filter(|value| *value < bound);
+        // A minute may have a leap second. It counts as the first of the next minute.
+        let seconds = below(24)? * 3600 + below(60)? * 60 + below(61)?;
+        if clock.next().is_some() {
+            return None;
+        }
+        let year = match year.len() {
+            2 => number(year, 2).map(|year| if year < 70 { year + 2000 } else { year + 1900 })?,
+            _ => number(year, 4).filter(|year| *year >= 1970)?,
+        };
+        let month = MONTHS.iter().position(|known| *known == month)? as u64;
+        let day = number(day, day.len())?;
+        let date = HttpDate(days_before(year, month, day)? * 86_400 + seconds);
+        Some(date)
+    }
+}
+
+/// Parses a decimal number of exactly `length` digits, at most four.
+fn number(digits: &str, length: usize) -> Option<u64> {
+    let valid = digits.len() == length && length <= 4 && digits.bytes().all(|byte| byte.is_ascii_digit());
+    valid.then(|| digits.parse().ok())?
+}
+
+/// Returns the days from 1970 to a day of a month, which counts from 0. Returns `None` if the month
+/// has no such day.
+fn days_before(year: u64, month: u64, day: u64) -> Option<u64> {
+    let leap = year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
+    let length = match month {
+        1 => 28 + u64::from(leap),
+        3 | 5 | 8 | 10 => 30,
+        _ => 31,
+    };
+    (1..=length).contains(&day).then_some(())?;
+    // Years start in March here: H. Hinnant, "chrono-compatible low-level date algorithms",
+    // days_from_civil.
+    let (year, month) = if month < 2 { (year - 1, month + 10) } else { (year, month - 2) };
+    let days = year * 365 + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + day - 1;
+    days.checked_sub(719_468)
+}
+
 /// A date as text, made once a second.
 #[derive(Clone, Debug)]
 pub struct Stamp {
@@ -70,6 +136,8 @@ impl fmt::Display for HttpDate {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -92,6 +160,61 @@ mod tests {
         for seconds in [784_111_777, 784_111_777, u64::MAX, 1] {
             stamp.set(seconds);
             assert_eq!(stamp.as_str(), HttpDate(seconds).to_string());
+        }
+    }
+
+    #[test]
+    fn the_three_forms_are_read() {
+        for text in ["Sun, 06 Nov 1994 08:49:37 GMT", "Sunday, 06-Nov-94 08:49:37 GMT", "Sun Nov  6 08:49:37 1994"] {
+            assert_eq!(HttpDate::parse(text.as_bytes()), Some(HttpDate(784_111_777)), "{text}");
+        }
+        assert_eq!(HttpDate::parse(b"Thu, 01-Jan-69 00:00:00 GMT"), Some(HttpDate(3_124_224_000)), "2069");
+        assert_eq!(HttpDate::parse(b"Thu, 01 Jan 1970 00:00:60 GMT"), Some(HttpDate(60)));
+    }
+
+    #[test]
+    fn what_is_no_date_is_none() {
+        for text in [
+            "",
+            "Sun",
+            "Sun, 06 Nov 1994 08:49:37",
+            "Sun, 06 Nov 1994 08:49:37 CET",
+            "Sun, 06 Nov 1994 08:49:37 GMT x",
+            "Sun, 06 Nov 1994 08:49 GMT",
+            "Sun, 06 Nov 1994 08:49:37:1 GMT",
+            "Sun, 06 Nov 1994 24:00:00 GMT",
+            "Sun, 06 Nov 1994 08:60:00 GMT",
+            "Sun, 06 Nov 1994 8:49:37 GMT",
+            "Sun, 06 Nov 1969 08:49:37 GMT",
+            "Sun, 06 Nov 194 08:49:37 GMT",
+            "Sun, 06 Nov 19944 08:49:37 GMT",
+            "Sun, 31 Nov 1994 08:49:37 GMT",
+            "Sun, 00 Nov 1994 08:49:37 GMT",
+            "Wed, 29 Feb 2100 00:00:00 GMT",
+            "Sun, 06 nov 1994 08:49:37 GMT",
+            "Xyz, 06 Nov 1994 08:49:37 GMT",
+            "Sun, +6 Nov 1994 08:49:37 GMT",
+            "784111777",
+            "Sun, 06 Nov 1994 08:49:37 GMT, Sun, 06 Nov 1994 08:49:37 GMT",
+        ] {
+            assert_eq!(HttpDate::parse(text.as_bytes()), None, "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read(seconds in 0_u64..253_402_300_800) {
+            prop_assert_eq!(HttpDate::parse(HttpDate(seconds).to_string().as_bytes()), Some(HttpDate(seconds)));
+        }
+
+        #[test]
+        fn any_bytes_are_read(text in prop::collection::vec(any::<u8>(), 0..40)) {
+            let _ = HttpDate::parse(&text);
+        }
+
+        #[test]
+        fn almost_dates_are_read(text in "[A-Z][a-z]{2,8},? [0-9]{0,3}[ -][A-Z][a-z]{2}[ -][0-9]{1,5} [0-9:]{3,9}( GMT)?") {
+            let _ = HttpDate::parse(text.as_bytes());
         }
     }
 

@@ -5,9 +5,9 @@ use core::time::Duration;
 
 use arrayvec::ArrayString;
 
-use crate::archive::File;
-use crate::path::strip_authority;
+use crate::conditional::Validators;
 use crate::request::Version;
+use crate::target::Target;
 
 /// The largest length of a head, including a short text body. A `Location` may be as long as a
 /// request.
@@ -34,47 +34,29 @@ pub(crate) struct Plan<'a> {
     /// The length of the content. `None` for a short text body.
     pub(crate) length: Option<u64>,
     pub(crate) content: Content,
-    pub(crate) etag: Option<Etag>,
+    /// The validators of the file that is sent, or that the client has.
+    pub(crate) validators: Option<Validators>,
     /// The range that is sent, and the length of the file. The inner `None` means that the
     /// requested range cannot be satisfied.
     pub(crate) range: Option<(Option<(u64, u64)>, u64)>,
-    pub(crate) location: Option<&'a str>,
-}
-
-/// An entity tag, made of what the archive says about a file. There is none if the archive does not
-/// say when the file was changed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Etag {
-    modified: u64,
-    length: usize,
-}
-
-impl fmt::Display for Etag {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "\"{:x}-{:x}\"", self.modified, self.length)
-    }
-}
-
-impl Etag {
-    pub(crate) fn of(file: &File<'_>) -> Option<Etag> {
-        (file.modified != 0).then_some(Etag { modified: file.modified, length: file.data.len() })
-    }
-
-    /// Returns `true` if the tag is in the list `value`. With `weakly`, weak tags match, too.
-    pub(crate) fn matches_any(self, value: &[u8], weakly: bool) -> bool {
-        let mut text = ArrayString::<40>::new();
-        // Two numbers of 16 digits and three marks fit.
-        let _ = write!(text, "{self}");
-        value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).any(|tag| {
-            let tag = if weakly { tag.strip_prefix(b"W/").unwrap_or(tag) } else { tag };
-            tag == text.as_bytes() || weakly && tag == b"*"
-        })
-    }
+    /// The target whose directory the client is sent to.
+    pub(crate) location: Option<Target<'a>>,
+    /// The methods that the target has.
+    pub(crate) allow: Option<&'static str>,
 }
 
 impl Plan<'_> {
     pub(crate) fn status(status: u16) -> Self {
-        Plan { status, kind: TEXT, length: None, content: Content::Nothing, etag: None, range: None, location: None }
+        Plan {
+            status,
+            kind: TEXT,
+            length: None,
+            content: Content::Nothing,
+            validators: None,
+            range: None,
+            location: None,
+            allow: None,
+        }
     }
 }
 
@@ -95,8 +77,7 @@ pub(crate) struct HeadOptions<'a> {
 pub(crate) fn write_or_refuse(head: &mut Head, plan: &Plan<'_>, form: HeadOptions<'_>) {
     head.clear();
     if write_head(head, plan, form).is_err() {
-        // Only a `Location` can be too long. It names the target of a request, and requests are
-        // not.
+        // Only a `Location` can be too long, because of what is escaped in it.
         head.clear();
         let _ = write_head(head, &Plan::status(404), form);
     }
@@ -114,7 +95,8 @@ fn write_head<W: Write>(head: &mut W, plan: &Plan<'_>, form: HeadOptions<'_>) ->
     if let Some(date) = date {
         put(head, &["Date: ", date, "\r\n"])?;
     }
-    if plan.status != 304 {
+    let bodiless = matches!(plan.status, 204 | 304);
+    if !bodiless {
         let length = Decimal::of(plan.length.unwrap_or(text));
         put(head, &["Content-Length: ", length.as_str(), "\r\nContent-Type: ", plan.kind])?;
         head.write_str("\r\nX-Content-Type-Options: nosniff\r\n")?;
@@ -124,9 +106,8 @@ fn write_head<W: Write>(head: &mut W, plan: &Plan<'_>, form: HeadOptions<'_>) ->
         Content::Page(_) => head.write_str("Cache-Control: no-store\r\n")?,
         Content::Nothing => {}
     }
-    if let Some(Etag { modified, length }) = plan.etag {
-        let (modified, length) = (Decimal::in_base(modified, 16), Decimal::in_base(length as u64, 16));
-        put(head, &["ETag: \"", modified.as_str(), "-", length.as_str(), "\"\r\n"])?;
+    if let Some(validators) = plan.validators {
+        write_validators(head, validators)?;
     }
     match plan.range {
         Some((Some((first, last)), length)) => write!(head, "Content-Range: bytes {first}-{last}/{length}\r\n")?,
@@ -136,8 +117,8 @@ fn write_head<W: Write>(head: &mut W, plan: &Plan<'_>, form: HeadOptions<'_>) ->
     if let Some(target) = plan.location {
         write_location(head, target)?;
     }
-    if plan.status == 405 {
-        head.write_str("Allow: GET, HEAD\r\n")?;
+    if let Some(methods) = plan.allow {
+        put(head, &["Allow: ", methods, "\r\n"])?;
     }
     if close {
         head.write_str("Connection: close\r\n")?;
@@ -145,10 +126,26 @@ fn write_head<W: Write>(head: &mut W, plan: &Plan<'_>, form: HeadOptions<'_>) ->
         head.write_str("Connection: keep-alive\r\n")?;
     }
     head.write_str("\r\n")?;
-    if plan.length.is_none() && plan.status != 304 && !no_body {
+    if plan.length.is_none() && !bodiless && !no_body {
         put(head, &[reason, "\n"])?;
     }
     Ok(())
+}
+
+/// Writes the fields by which a client finds out whether what it has is still current. It has to
+/// ask each time: the site may be another one after the next start.
+fn write_validators(head: &mut impl Write, Validators { etag, modified }: Validators) -> fmt::Result {
+    head.write_str("Cache-Control: no-cache\r\n")?;
+    if let Some(etag) = etag {
+        let [hash, length] = etag.parts().map(|part| Decimal::in_base(part, 16));
+        for piece in ["ETag: \"", hash.as_str(), "-", length.as_str(), "\"\r\n"] {
+            head.write_str(piece)?;
+        }
+    }
+    match modified {
+        Some(date) => write!(head, "Last-Modified: {date}\r\n"),
+        None => Ok(()),
+    }
 }
 
 /// A number as text.
@@ -182,9 +179,8 @@ impl Decimal {
 }
 
 /// Writes the directory that `target` names on this server: its components, with a slash before
-/// each and one at the end.
-fn write_location(head: &mut impl Write, target: &str) -> fmt::Result {
-    let path = strip_authority(target).unwrap_or_default().split(['?', '#']).next().unwrap_or_default();
+/// each and one at the end, and its query.
+fn write_location(head: &mut impl Write, Target { path, query }: Target<'_>) -> fmt::Result {
     head.write_str("Location: /")?;
     for component in path.split('/').filter(|component| !matches!(*component, "" | ".")) {
         for byte in component.bytes() {
@@ -199,6 +195,33 @@ fn write_location(head: &mut impl Write, target: &str) -> fmt::Result {
         }
         head.write_char('/')?;
     }
+    if let Some(query) = query {
+        head.write_char('?')?;
+        for byte in query.bytes() {
+            // All that RFC 3986, 3.4 allows in a query.
+            match byte {
+                b'%'
+                | b'-'
+                | b'.'
+                | b'_'
+                | b'~'
+                | b'!'
+                | b'$'
+                | b'&'
+                | b'\''..=b','
+                | b'/'
+                | b':'
+                | b';'
+                | b'='
+                | b'?'
+                | b'@'
+                | b'0'..=b'9'
+                | b'a'..=b'z'
+                | b'A'..=b'Z' => head.write_char(char::from(byte))?,
+                other => write!(head, "%{other:02X}")?,
+            }
+        }
+    }
     head.write_str("\r\n")
 }
 
@@ -206,17 +229,20 @@ fn write_location(head: &mut impl Write, target: &str) -> fmt::Result {
 fn reason(status: u16) -> &'static str {
     match status {
         200 => "200 OK",
+        204 => "204 No Content",
         206 => "206 Partial Content",
         301 => "301 Moved Permanently",
         304 => "304 Not Modified",
-        400 => "400 BadPath Request",
+        400 => "400 Bad Request",
         404 => "404 Not Found",
         405 => "405 Method Not Allowed",
         408 => "408 Request Timeout",
         411 => "411 Length Required",
+        412 => "412 Precondition Failed",
         413 => "413 Content Too Large",
         414 => "414 URI Too Long",
         416 => "416 Range Not Satisfiable",
+        417 => "417 Expectation Failed",
         431 => "431 Request Header Fields Too Large",
         501 => "501 Not Implemented",
         505 => "505 HTTP Version Not Supported",

@@ -13,6 +13,7 @@ extern crate alloc;
 pub mod archive;
 pub mod cache;
 mod capabilities;
+mod conditional;
 pub mod connection;
 pub mod date;
 pub mod head;
@@ -25,6 +26,7 @@ pub mod response;
 mod server;
 pub mod site;
 pub mod tally;
+pub mod target;
 
 use cloister_interfaces::{Memory, Service, System};
 

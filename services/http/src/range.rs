@@ -38,8 +38,11 @@ pub fn parse(value: &[u8], length: u64) -> Range {
             }
         }
         (Some(None), Some(Some(suffix))) => {
-            if suffix == 0 || length == 0 {
+            if suffix == 0 {
                 Range::Unsatisfiable
+            } else if length == 0 {
+                // It is satisfied by the whole of nothing, for which `Content-Range` has no form.
+                Range::Whole
             } else {
                 Range::Part { first: length.saturating_sub(suffix), last: length - 1 }
             }
@@ -81,7 +84,8 @@ mod tests {
             ("bytes=10-", 10, Unsatisfiable),
             ("bytes=99999999999999999999999-", 10, Unsatisfiable),
             ("bytes=0-", 0, Unsatisfiable),
-            ("bytes=-1", 0, Unsatisfiable),
+            ("bytes=-1", 0, Whole),
+            ("bytes=-0", 0, Unsatisfiable),
             ("bytes=-0", 10, Unsatisfiable),
             ("bytes=0-1,3-4", 10, Whole),
             ("bytes=5-4", 10, Whole),

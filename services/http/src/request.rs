@@ -5,8 +5,12 @@ use core::mem::MaybeUninit;
 
 use httparse::{Error, Status as Parsed};
 
+use crate::target::{Target, is_host};
+
 /// The largest number of header fields of a request.
 const MAX_HEADERS: usize = 48;
+/// The largest number of lines of one field that is a list.
+const MAX_LINES: usize = 4;
 
 /// The method of a request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -17,7 +21,9 @@ pub enum Method {
     Head,
     /// POST: something to be received.
     Post,
-    /// A method of HTTP that this server does not support.
+    /// OPTIONS: the methods that the target has.
+    Options,
+    /// A method of HTTP that no resource of this server has.
     NotAllowed,
     /// Not a method of HTTP.
     Unknown,
@@ -41,17 +47,37 @@ pub enum Version {
     Http11,
 }
 
+/// The values of all lines of a field that is a list.
+pub type Lines<'a> = [Option<&'a [u8]>; MAX_LINES];
+
+/// A request that is not parsed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Unparsed {
+    /// It is refused with this status code. Nothing that follows on the connection can be
+    /// understood.
+    Refused(u16),
+    /// It is of a later version than 1.1, with this place of the minor version's digit. As 1.1 it
+    /// has the same meaning (RFC 9110, 2.5).
+    LaterVersion(usize),
+}
+
+impl From<u16> for Unparsed {
+    fn from(status: u16) -> Self {
+        Unparsed::Refused(status)
+    }
+}
+
 /// The head of a request.
 ///
 /// # Holding one proves
 /// If [`parse`] returned it: the head is complete and well-formed, its lengths do not contradict
-/// each other, and it has the one `Host` that HTTP/1.1 requires.
+/// each other, and it has the one valid `Host` that HTTP/1.1 requires.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Request<'a> {
     /// The method.
     pub method: Method,
-    /// The request target.
-    pub target: &'a str,
+    /// The resource that it is for. There is none in `OPTIONS *` and in CONNECT.
+    pub target: Option<Target<'a>>,
     /// The version.
     pub version: Version,
     /// The peer wants the connection to be kept.
@@ -60,34 +86,42 @@ pub struct Request<'a> {
     pub body: Body,
     /// The peer waits for `100 Continue` before it sends the body.
     pub expects_continue: bool,
-    /// The value of `Range`.
+    /// The value of `Range`. Of fields that are no lists, two lines are a value that means nothing.
     pub range: Option<&'a [u8]>,
     /// The value of `If-Range`.
     pub if_range: Option<&'a [u8]>,
-    /// The value of `If-None-Match`.
-    pub if_none_match: Option<&'a [u8]>,
+    /// The value of `If-Modified-Since`.
+    pub if_modified_since: Option<&'a [u8]>,
+    /// The value of `If-Unmodified-Since`.
+    pub if_unmodified_since: Option<&'a [u8]>,
+    /// The values of `If-Match`.
+    pub if_match: Lines<'a>,
+    /// The values of `If-None-Match`.
+    pub if_none_match: Lines<'a>,
 }
 
 /// Parses the request at the start of `bytes`. Returns it and its length, or `None` if it is not
 /// complete.
 ///
 /// # Errors
-/// The status code to refuse it with. Nothing that follows on the connection can be understood.
-pub fn parse(bytes: &[u8]) -> Result<Option<(Request<'_>, usize)>, u16> {
+/// It cannot be served as it is.
+pub fn parse(bytes: &[u8]) -> Result<Option<(Request<'_>, usize)>, Unparsed> {
     // Not initialised, because filling the array would cost half as much as parsing.
     let mut headers = [const { MaybeUninit::uninit() }; MAX_HEADERS];
     let mut parsed = httparse::Request::new(&mut []);
     let length = match parsed.parse_with_uninit_headers(bytes, &mut headers) {
         Ok(Parsed::Complete(length)) => length,
         Ok(Parsed::Partial) => return Ok(None),
-        Err(Error::TooManyHeaders) => return Err(431),
-        Err(Error::Version) => return Err(if is_other_version(bytes) { 505 } else { 400 }),
-        Err(_) => return Err(400),
+        Err(Error::TooManyHeaders) => return Err(Unparsed::Refused(431)),
+        Err(Error::Version) => return Err(other_version(bytes)),
+        Err(_) => return Err(Unparsed::Refused(400)),
     };
     let (Some(method), Some(target), Some(minor)) = (parsed.method, parsed.path, parsed.version) else {
-        return Err(400);
+        return Err(Unparsed::Refused(400));
     };
     let version = if minor == 1 { Version::Http11 } else { Version::Http10 };
+    let no_resource = method == "CONNECT" || (method == "OPTIONS" && target == "*");
+    let target = if no_resource { None } else { Some(Target::parse(target).ok_or(400)?) };
     let mut request = Request {
         method: method_of(method),
         target,
@@ -97,7 +131,10 @@ pub fn parse(bytes: &[u8]) -> Result<Option<(Request<'_>, usize)>, u16> {
         expects_continue: false,
         range: None,
         if_range: None,
-        if_none_match: None,
+        if_modified_since: None,
+        if_unmodified_since: None,
+        if_match: Lines::default(),
+        if_none_match: Lines::default(),
     };
     read_headers(parsed.headers, &mut request)?;
     Ok(Some((request, length)))
@@ -108,7 +145,8 @@ fn method_of(method: &str) -> Method {
         "GET" => Method::Get,
         "HEAD" => Method::Head,
         "POST" => Method::Post,
-        "PUT" | "DELETE" | "CONNECT" | "OPTIONS" | "TRACE" | "PATCH" => Method::NotAllowed,
+        "OPTIONS" => Method::Options,
+        "PUT" | "DELETE" | "CONNECT" | "TRACE" | "PATCH" => Method::NotAllowed,
         _ => Method::Unknown,
     }
 }
@@ -120,6 +158,9 @@ fn read_headers<'a>(headers: &[httparse::Header<'a>], request: &mut Request<'a>)
         let is = |known: &str| name.eq_ignore_ascii_case(known);
         if is("Host") {
             hosts += 1;
+            if !is_host(value) {
+                return Err(400);
+            }
         } else if is("Content-Length") {
             let stated = decimal(value).ok_or(400u16)?;
             if length.is_some_and(|length| length != stated) {
@@ -141,13 +182,25 @@ fn read_headers<'a>(headers: &[httparse::Header<'a>], request: &mut Request<'a>)
                 }
             }
         } else if is("Expect") {
-            request.expects_continue = true;
+            // A client of 1.0 does not know it (RFC 9110, 10.1.1).
+            if request.version == Version::Http11 {
+                if !value.eq_ignore_ascii_case(b"100-continue") {
+                    return Err(417);
+                }
+                request.expects_continue = true;
+            }
         } else if is("Range") {
-            request.range = Some(value);
+            set_once(&mut request.range, value);
         } else if is("If-Range") {
-            request.if_range = Some(value);
+            set_once(&mut request.if_range, value);
+        } else if is("If-Modified-Since") {
+            set_once(&mut request.if_modified_since, value);
+        } else if is("If-Unmodified-Since") {
+            set_once(&mut request.if_unmodified_since, value);
+        } else if is("If-Match") {
+            add_line(&mut request.if_match, value)?;
         } else if is("If-None-Match") {
-            request.if_none_match = Some(value);
+            add_line(&mut request.if_none_match, value)?;
         }
     }
     // A request with both could mean something else to a proxy before us (RFC 9112, 6.1).
@@ -155,6 +208,17 @@ fn read_headers<'a>(headers: &[httparse::Header<'a>], request: &mut Request<'a>)
         return Err(400);
     }
     request.body = if chunked { Body::Chunked } else { Body::Length(length.unwrap_or(0)) };
+    Ok(())
+}
+
+/// Sets the value of a field that is no list. With a second line it is one that means nothing.
+fn set_once<'a>(field: &mut Option<&'a [u8]>, value: &'a [u8]) {
+    *field = Some(if field.is_none() { value } else { b"" });
+}
+
+/// Adds a line of a field that is a list.
+fn add_line<'a>(lines: &mut Lines<'a>, value: &'a [u8]) -> Result<(), u16> {
+    *lines.iter_mut().find(|line| line.is_none()).ok_or(431u16)? = Some(value);
     Ok(())
 }
 
@@ -168,12 +232,20 @@ fn decimal(digits: &[u8]) -> Option<u64> {
     })
 }
 
-/// Returns `true` if the request line ends with an HTTP version that is not supported.
-fn is_other_version(bytes: &[u8]) -> bool {
-    let line = bytes.trim_ascii_start().split(|byte| matches!(byte, b'\r' | b'\n')).next().unwrap_or_default();
-    let version = line.rsplit(|byte| *byte == b' ').next().unwrap_or_default();
-    matches!(version, [b'H', b'T', b'T', b'P', b'/', major, rest @ ..]
-        if major.is_ascii_digit() && matches!(rest, [] | [b'.', _]))
+/// Returns what a request is whose version is neither 1.0 nor 1.1.
+fn other_version(bytes: &[u8]) -> Unparsed {
+    let start = bytes.len() - bytes.trim_ascii_start().len();
+    let rest = bytes.get(start..).unwrap_or_default();
+    let line = rest.split(|byte| matches!(byte, b'\r' | b'\n')).next().unwrap_or_default();
+    match line.rsplit(|byte| *byte == b' ').next().unwrap_or_default() {
+        [b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'2'..=b'9'] => Unparsed::LaterVersion(start + line.len() - 1),
+        [b'H', b'T', b'T', b'P', b'/', major, rest @ ..]
+            if major.is_ascii_digit() && matches!(rest, [] | [b'.', _]) =>
+        {
+            Unparsed::Refused(505)
+        }
+        _ => Unparsed::Refused(400),
+    }
 }
 
 #[cfg(test)]
@@ -182,7 +254,7 @@ mod tests {
 
     use super::*;
 
-    fn read(text: &str) -> Result<Option<(Request<'_>, usize)>, u16> {
+    fn read(text: &str) -> Result<Option<(Request<'_>, usize)>, Unparsed> {
         parse(text.as_bytes())
     }
 
@@ -195,8 +267,9 @@ mod tests {
     #[test]
     fn an_ordinary_request() {
         let request = whole("GET /x?y HTTP/1.1\r\nhost: a\r\nRange: bytes=1-2\r\nIf-None-Match: \"q\"\r\n\r\n");
-        assert_eq!((request.method, request.target, request.keep_alive), (Method::Get, "/x?y", true));
-        assert_eq!((request.range, request.if_none_match), (Some(&b"bytes=1-2"[..]), Some(&b"\"q\""[..])));
+        let target = Some(Target { path: "/x", query: Some("y") });
+        assert_eq!((request.method, request.target, request.keep_alive), (Method::Get, target, true));
+        assert_eq!((request.range, request.if_none_match[0]), (Some(&b"bytes=1-2"[..]), Some(&b"\"q\""[..])));
     }
 
     #[test]
@@ -220,6 +293,7 @@ mod tests {
     #[test]
     fn refusals_have_their_status() {
         let many = format!("GET / HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(MAX_HEADERS + 1));
+        let lists = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "If-Match: b\r\n".repeat(MAX_LINES + 1));
         for (text, status) in [
             ("GET / HTTP/1.1\r\n\r\n", 400),
             ("GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", 400),
@@ -227,6 +301,15 @@ mod tests {
             ("nonsense\r\n\r\n", 400),
             ("GET / FTP/1.1\r\n\r\n", 400),
             ("GET / HTTP/2.0\r\n\r\n", 505),
+            ("GET / HTTP/0.9\r\n\r\n", 505),
+            ("GET / HTTP/1.a\r\n\r\n", 505),
+            ("GET / HTTP/1.10\r\n\r\n", 400),
+            ("GET a HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+            ("GET * HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+            ("GET http://a@b/ HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+            ("GET / HTTP/1.1\r\nHost: a b\r\n\r\n", 400),
+            ("GET / HTTP/1.0\r\nHost: a/b@c\r\n\r\n", 400),
+            ("GET / HTTP/1.1\r\nHost: a\r\nExpect: 200-ok\r\n\r\n", 417),
             ("GET / HTTP/1.1\r\nHost: a\r\nX y: z\r\n\r\n", 400),
             ("GET / HTTP/1.1\r\nHost: a\r\nX: y\r\n folded\r\n\r\n", 400),
             ("GET / HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n", 400),
@@ -237,8 +320,9 @@ mod tests {
             ("GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", 501),
             ("\0\0\0\0", 400),
             (&many, 431),
+            (&lists, 431),
         ] {
-            assert_eq!(read(text), Err(status), "{text:?}");
+            assert_eq!(read(text), Err(Unparsed::Refused(status)), "{text:?}");
         }
     }
 
@@ -249,6 +333,40 @@ mod tests {
         let request = whole("BREW / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked\r\n\r\n");
         assert_eq!((request.method, request.body), (Method::Unknown, Body::Chunked));
         assert_eq!(whole("get / HTTP/1.1\r\nHost: a\r\n\r\n").method, Method::Unknown);
+    }
+
+    #[test]
+    fn a_later_minor_version_is_found_and_parsed_as_1_1() {
+        for minor in '2'..='9' {
+            let mut text = format!("\r\nGET /x HTTP/1.{minor}\r\nHost: a\r\n\r\n").into_bytes();
+            let Err(Unparsed::LaterVersion(digit)) = parse(&text) else { panic!("{minor}") };
+            assert_eq!(text[digit], minor as u8);
+            text[digit] = b'1';
+            assert!(matches!(parse(&text), Ok(Some((Request { version: Version::Http11, .. }, _)))));
+        }
+    }
+
+    #[test]
+    fn an_expectation_from_http_1_0_is_not_seen() {
+        for expectation in ["100-continue", "200-ok"] {
+            assert!(!whole(&format!("GET / HTTP/1.0\r\nExpect: {expectation}\r\n\r\n")).expects_continue);
+        }
+    }
+
+    #[test]
+    fn two_lines_are_a_list_or_nothing() {
+        let text = "GET / HTTP/1.1\r\nHost: a\r\nIf-None-Match: \"a\"\r\nRange: bytes=0-1\r\nIf-None-Match: \"b\"\r\n\
+                    Range: bytes=2-3\r\n\r\n";
+        let request = whole(text);
+        assert_eq!(request.if_none_match, [Some(&b"\"a\""[..]), Some(b"\"b\""), None, None]);
+        assert_eq!(request.range, Some(&b""[..]));
+    }
+
+    #[test]
+    fn only_options_and_connect_are_for_no_resource() {
+        assert_eq!(whole("OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n").target, None);
+        assert_eq!(whole("CONNECT a:80 HTTP/1.1\r\nHost: a\r\n\r\n").target, None);
+        assert!(whole("OPTIONS / HTTP/1.1\r\nHost: a\r\n\r\n").target.is_some());
     }
 
     proptest! {

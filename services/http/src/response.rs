@@ -3,14 +3,15 @@
 use core::fmt::Write;
 use core::time::Duration;
 
-use crate::archive::File;
-use crate::head::{Content, Decimal, Etag, Head, HeadOptions, Plan, write_or_refuse};
+use crate::conditional::{Validators, Verdict, evaluate};
+use crate::head::{Content, Decimal, Head, HeadOptions, Plan, write_or_refuse};
 use crate::mime;
 use crate::page;
 use crate::path::Path;
 use crate::range::{self, Range};
 use crate::request::{Body, Method, Request, Version};
-use crate::site::{Found, Site};
+use crate::site::{File, Found, Site};
+use crate::target::Target;
 
 /// The largest request body that is received and discarded. The connection ends before a larger
 /// one.
@@ -101,7 +102,7 @@ pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 #[must_use]
 pub fn respond(request: &Request<'_>, context: &Context<'_>, head: &mut Head) -> Answer {
     let Request { keep_alive, expects_continue, version, .. } = *request;
-    if context.sink && request.method == Method::Post && is_sink(request.target) {
+    if context.sink && request.method == Method::Post && request.target.is_some_and(is_sink) {
         return match request.body {
             Body::Length(length) => Answer::Sink(Sink { length, close: !keep_alive, expects_continue, version }),
             Body::Chunked => Answer::Now(refuse(411, context.date, head)),
@@ -115,11 +116,12 @@ pub fn respond(request: &Request<'_>, context: &Context<'_>, head: &mut Head) ->
     // A peer that waits for `100 Continue` gets its response instead. It is unknown whether it then
     // sends the body.
     let close = !keep_alive || !readable || expects_continue;
-    let plan = match request.method {
-        Method::Unknown => Plan::status(501),
-        Method::Post | Method::NotAllowed => Plan::status(405),
-        Method::Get | Method::Head if too_large => Plan::status(413),
-        Method::Get | Method::Head => plan(request, context),
+    let plan = match (request.method, request.target) {
+        (Method::Unknown, _) => Plan::status(501),
+        (Method::Get | Method::Head, _) if too_large => Plan::status(413),
+        (_, Some(target)) => plan(request, target, context),
+        (Method::Options, None) => Plan { allow: Some(methods_of_all(context)), ..Plan::status(204) },
+        (_, None) => Plan { allow: Some(methods_of_all(context)), ..Plan::status(405) },
     };
     let no_body = request.method == Method::Head;
     write_or_refuse(head, &plan, HeadOptions { no_body, close, version, date: context.date });
@@ -130,8 +132,16 @@ pub fn respond(request: &Request<'_>, context: &Context<'_>, head: &mut Head) ->
     })
 }
 
-fn is_sink(target: &str) -> bool {
-    Path::parse(target).is_ok_and(|path| path.as_bytes() == SINK)
+fn is_sink(target: Target<'_>) -> bool {
+    Path::parse(target.path).is_ok_and(|path| path.as_bytes() == SINK)
+}
+
+/// The methods of a file, of a directory, and of the built-in page.
+const METHODS: &str = "GET, HEAD, OPTIONS";
+
+/// Returns the methods that any resource has.
+fn methods_of_all(context: &Context<'_>) -> &'static str {
+    if context.sink { "GET, HEAD, OPTIONS, POST" } else { METHODS }
 }
 
 /// Writes the response to a request whose body was received to `head`: the number of its bytes.
@@ -156,36 +166,48 @@ pub fn refuse(status: u16, date: Option<&str>, head: &mut Head) -> Response {
     Response { content: Content::Nothing, then: AfterResponse::DiscardAndClose, discard: 0 }
 }
 
-fn plan<'a>(request: &Request<'a>, context: &Context<'_>) -> Plan<'a> {
-    let Ok(path) = Path::parse(request.target) else { return Plan::status(400) };
-    match context.site.find(&path) {
-        Found::Nothing => Plan::status(404),
-        Found::Directory => Plan { location: Some(request.target), ..Plan::status(301) },
-        Found::Page => Plan {
+fn plan<'a>(request: &Request<'a>, target: Target<'a>, context: &Context<'_>) -> Plan<'a> {
+    let Ok(path) = Path::parse(target.path) else { return Plan::status(400) };
+    let found = context.site.find(&path);
+    let methods = match found {
+        Found::Nothing if context.sink && is_sink(target) => "OPTIONS, POST",
+        Found::Nothing => return Plan::status(404),
+        _ => METHODS,
+    };
+    match (request.method, found) {
+        (Method::Options, _) => Plan { allow: Some(methods), ..Plan::status(204) },
+        (Method::Get | Method::Head, Found::Directory) => Plan { location: Some(target), ..Plan::status(301) },
+        (Method::Get | Method::Head, Found::Page) => Plan {
             kind: mime::of(b"index.html"),
             length: Some(page::length(&context.policy, context.uptime)),
             content: Content::Page(context.uptime),
             ..Plan::status(200)
         },
-        Found::File(file) => {
+        (Method::Get | Method::Head, Found::File(file)) => {
             let name = if path.directory { &b"index.html"[..] } else { path.as_bytes() };
             plan_file(request, &file, mime::of(name))
         }
+        _ => Plan { allow: Some(methods), ..Plan::status(405) },
     }
 }
 
-fn plan_file<'a>(request: &Request<'a>, file: &File<'static>, kind: &'static str) -> Plan<'a> {
-    let etag = Etag::of(file);
+fn plan_file<'a>(request: &Request<'a>, file: &File, kind: &'static str) -> Plan<'a> {
+    let validators = Validators::of(file);
     let length = file.data.len() as u64;
-    let whole = Plan { kind, length: Some(length), content: Content::Bytes(file.data), etag, ..Plan::status(200) };
-    if let (Some(tags), Some(etag)) = (request.if_none_match, etag)
-        && etag.matches_any(tags, true)
-    {
-        return Plan { status: 304, length: None, content: Content::Nothing, ..whole };
-    }
-    let fresh = request.if_range.is_none_or(|tag| etag.is_some_and(|etag| etag.matches_any(tag, false)));
-    let Some(value) = request.range.filter(|_| fresh && request.method == Method::Get) else { return whole };
-    match range::parse(value, length) {
+    let whole = Plan {
+        kind,
+        length: Some(length),
+        content: Content::Bytes(file.data),
+        validators: Some(validators),
+        ..Plan::status(200)
+    };
+    let range = match evaluate(request, validators) {
+        Verdict::Failed => return Plan::status(412),
+        Verdict::NotModified => return Plan { status: 304, length: None, content: Content::Nothing, ..whole },
+        Verdict::SendWhole => None,
+        Verdict::Send => request.range.filter(|_| request.method == Method::Get),
+    };
+    match range.map_or(Range::Whole, |value| range::parse(value, length)) {
         Range::Whole => whole,
         Range::Unsatisfiable => Plan { range: Some((None, length)), ..Plan::status(416) },
         Range::Part { first, last } => {

@@ -16,7 +16,7 @@ use crate::connection::{Connection, IDLE, REQUESTING, Violation, Workspace};
 use crate::date::Stamp;
 use crate::head::Head;
 use crate::response::Context;
-use crate::site::Site;
+use crate::site::{DeadLinks, Site};
 use crate::tally::{Standing, Tally};
 
 /// The port that is served.
@@ -105,8 +105,8 @@ impl<S: System, M: Memory> Http<S, M> {
         let (head, cache) = (Box::new(Head::new()), ResponseCache::new());
         // The site comes last: its index takes the room that is left, and is left out if that is
         // too little.
-        let site = Site::new(caps.site).unwrap_or_else(|| {
-            caps.console.line(format_args!("the module is neither a cpio nor a tar archive"));
+        let site = Site::new(caps.site).unwrap_or_else(|unreadable| {
+            caps.console.line(format_args!("{unreadable}"));
             Site::BuiltIn
         });
         log_site(&caps.console, &site);
@@ -428,6 +428,9 @@ fn log_site<S: System>(console: &Console<S>, site: &Site) {
         Site::Archive(archive) => {
             let state = if archive.complete { "" } else { "; the archive is truncated or damaged after them" };
             console.line(format_args!("serving {} files{state}", archive.files));
+            if let Some(DeadLinks { count, example }) = archive.dead_links() {
+                console.line(format_args!("{count} links lead to nothing that is served, as {example}"));
+            }
         }
     }
 }

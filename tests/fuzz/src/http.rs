@@ -158,8 +158,8 @@ impl Text {
         const LINES: [&str; 14] = [
             "Host: a\r\n",
             "HEAD /a.txt HTTP/1.0\r\n",
-            "ConnectionId: close\r\n",
-            "ConnectionId: keep-alive\r\n",
+            "Connection: close\r\n",
+            "Connection: keep-alive\r\n",
             "Range: bytes=0-3\r\n",
             "Range: bytes=-2,5-9,1-\r\n",
             "Content-Length: 5\r\n",
@@ -171,7 +171,8 @@ impl Text {
             "POST / HTTP/1.1\r\n",
             "GET / HTTP/2.0\r\n",
         ];
-        const NAMES: [&str; 6] = ["Host", "Range", "Content-Length", "If-None-Match", "ConnectionId", "X"];
+        const NAMES: [&str; 6] =
+            ["Host", "Range", "Content-Length", "If-None-Match", "Connection", "If-Modified-Since"];
         match self {
             Text::Get(which) => format!("GET {} HTTP/1.1\r\n", TARGETS[usize::from(*which) % TARGETS.len()]).into(),
             Text::Line(which) => LINES[usize::from(*which) % LINES.len()].into(),

@@ -6,7 +6,7 @@ use cloister_interfaces::{Instant, Memory};
 use super::{Closed, Connection, MAX_REQUESTS, MAX_UNWATCHED, Remaining, Reports, State, Workspace};
 use crate::head::Content;
 use crate::page;
-use crate::request;
+use crate::request::{self, Unparsed};
 use crate::response::{AfterResponse, Answer, CONTINUE, Response, Sink, refuse, respond, respond_to_sink};
 
 impl Connection {
@@ -14,6 +14,13 @@ impl Connection {
     pub fn expire<M: Memory>(&mut self, index: usize, workspace: &mut Workspace<'_, M>) {
         match self.state {
             State::Open if self.idle_since().is_some() && self.available > 0 => {
+                let response = refuse(408, workspace.context.date, workspace.head);
+                if !self.start_response(index, workspace.head.as_bytes(), response, workspace) {
+                    self.abort();
+                }
+            }
+            State::Open if self.sink.is_some() => {
+                self.sink = None;
                 let response = refuse(408, workspace.context.date, workspace.head);
                 if !self.start_response(index, workspace.head.as_bytes(), response, workspace) {
                     self.abort();
@@ -97,6 +104,11 @@ impl Connection {
             return false;
         }
         let count = self.copy_request(index, workspace);
+        self.serve_copied(index, count, workspace)
+    }
+
+    /// Answers the request in the first `count` bytes of the buffer for parsing.
+    fn serve_copied<M: Memory>(&mut self, index: usize, count: usize, workspace: &mut Workspace<'_, M>) -> bool {
         let scratch = core::mem::take(&mut workspace.scratch);
         let bytes = scratch.get(..count).unwrap_or_default();
         if let Some((head, response)) = workspace.cache.find(bytes, workspace.second) {
@@ -116,7 +128,14 @@ impl Connection {
                 now(refuse(status, workspace.context.date, workspace.head), 0)
             }
             Ok(None) => None,
-            Err(status) => now(refuse(status, workspace.context.date, workspace.head), 0),
+            Err(Unparsed::LaterVersion(digit)) => {
+                if let Some(digit) = scratch.get_mut(digit) {
+                    *digit = b'1';
+                }
+                workspace.scratch = scratch;
+                return self.serve_copied(index, count, workspace);
+            }
+            Err(Unparsed::Refused(status)) => now(refuse(status, workspace.context.date, workspace.head), 0),
         };
         if let Some((Answer::Now(response), length)) = answer
             && length == count as u64

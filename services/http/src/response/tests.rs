@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::request::parse;
+use crate::request::{Unparsed, parse};
 use crate::site::tests::site;
 
 struct Written {
@@ -35,7 +35,8 @@ fn answer_with(site: &Site, sink: bool, text: &str) -> Written {
             Answer::Sink(sink) => respond_to_sink(sink, context.date, &mut head),
         },
         Ok(None) => panic!("partial"),
-        Err(status) => refuse(status, context.date, &mut head),
+        Err(Unparsed::Refused(status)) => refuse(status, context.date, &mut head),
+        Err(Unparsed::LaterVersion(_)) => panic!("a later version"),
     };
     Written { head, response }
 }
@@ -111,9 +112,10 @@ fn refusals() {
     let post = answer(&site, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n");
     assert_eq!(
         (status(&post), field(&post, "Allow"), post.discard, post.then.ends()),
-        ("405", Some("GET, HEAD"), 5, false)
+        ("405", Some("GET, HEAD, OPTIONS"), 5, false)
     );
     assert_eq!(status(&answer(&site, "BREW / HTTP/1.1\r\nHost: a\r\n\r\n")), "501");
+    assert!(get(&site, "/a/../x", "").head.starts_with("HTTP/1.1 400 Bad Request\r\n"));
     let large = get(&site, "/", "Content-Length: 65537\r\n");
     assert_eq!((status(&large), large.then.ends()), ("413", true));
     assert!(get(&site, "/", "Transfer-Encoding: chunked\r\n").then.ends());
@@ -140,7 +142,7 @@ fn the_shipped_service_has_no_sink() {
     for (length, discard, close) in [(5, 5, false), (65_536, 65_536, false), (65_537, 0, true)] {
         let text = format!("POST /sink HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n");
         let response = answer(&files(), &text);
-        assert_eq!((status(&response), field(&response, "Allow")), ("405", Some("GET, HEAD")));
+        assert_eq!((status(&response), field(&response, "Allow")), ("404", None));
         assert_eq!((response.discard, response.then.ends()), (discard, close), "{length}");
     }
 }
@@ -154,11 +156,66 @@ fn numbers_are_formatted_as_by_the_standard_library() {
 }
 
 #[test]
+fn every_resource_names_its_methods() {
+    let ask = |sink: bool, method: &str, target: &str| {
+        let response = answer_with(&files(), sink, &format!("{method} {target} HTTP/1.1\r\nHost: a\r\n\r\n"));
+        (status(&response).to_string(), field(&response, "Allow").map(str::to_string), response.head.to_string())
+    };
+    let all = Some("GET, HEAD, OPTIONS".to_string());
+    for target in ["/", "/a/b.txt", "/a", "*"] {
+        let (status, allow, head) = ask(false, "OPTIONS", target);
+        assert_eq!((status.as_str(), allow), ("204", all.clone()), "{target}");
+        assert!(!head.contains("Content-") && head.ends_with("\r\n\r\n"), "{head}");
+    }
+    for method in ["PUT", "DELETE", "PATCH", "TRACE", "POST"] {
+        let (status, allow, _) = ask(false, method, "/a/b.txt");
+        assert_eq!((status.as_str(), allow), ("405", all.clone()), "{method}");
+        assert_eq!(ask(false, method, "/none").0, "404");
+    }
+    assert_eq!(ask(false, "CONNECT", "a:80").0, "405");
+    for (method, expected) in [("OPTIONS", "204"), ("PUT", "405")] {
+        let (status, allow, _) = ask(true, method, "/sink");
+        assert_eq!((status.as_str(), allow.as_deref()), (expected, Some("OPTIONS, POST")));
+    }
+    assert_eq!(ask(true, "OPTIONS", "*").1.as_deref(), Some("GET, HEAD, OPTIONS, POST"));
+    assert_eq!(ask(true, "GET", "/sink").0, "405");
+}
+
+#[test]
+fn the_entity_tag_changes_with_the_content_alone() {
+    let tag = |content: &[u8]| {
+        let response = get(&site(&[("x", content)]), "/x", "");
+        assert_eq!(field(&response, "Cache-Control"), Some("no-cache"));
+        (field(&response, "ETag").unwrap().to_string(), field(&response, "Last-Modified").unwrap().to_string())
+    };
+    // Same length, same time.
+    let (one, other) = (tag(b"0123456789"), tag(b"0123456788"));
+    assert!(one.0 != other.0 && one.1 == other.1);
+    assert_eq!(tag(b"0123456789"), one);
+    let stale = get(&site(&[("x", b"0123456788")]), "/x", &format!("If-None-Match: {}\r\n", one.0));
+    assert_eq!(status(&stale), "200");
+}
+
+#[test]
+fn the_validators_come_with_304_and_no_failure() {
+    let site = files();
+    let date = field(&get(&site, "/a/b.txt", ""), "Last-Modified").unwrap().to_string();
+    let unchanged = get(&site, "/a/b.txt", &format!("If-Modified-Since: {date}\r\n"));
+    assert_eq!((status(&unchanged), field(&unchanged, "Content-Length")), ("304", None));
+    assert!(field(&unchanged, "ETag").is_some());
+    let failed = get(&site, "/a/b.txt", "If-Match: \"nope\"\r\n");
+    assert_eq!((status(&failed), field(&failed, "ETag")), ("412", None));
+    assert!(failed.head.ends_with("\r\n\r\n412 Precondition Failed\n"));
+    assert_eq!(status(&get(&site, "/none", "If-Match: *\r\n")), "404");
+}
+
+#[test]
 fn a_redirect_adds_the_slash_and_never_leaves_this_server() {
     let site = site(&[("a/b/c", b"x"), ("evil.example/x", b"y")]);
     for (target, location) in [
-        ("/a?x=y", "/a/"),
-        ("/a?x=http://h/b", "/a/"),
+        ("/a?x=y", "/a/?x=y"),
+        ("/a?", "/a/?"),
+        ("/a?x=http://h/b\"<>", "/a/?x=http://h/b%22%3C%3E"),
         ("/a/b", "/a/b/"),
         ("//evil.example", "/evil.example/"),
         ("http://h/a/./b", "/a/b/"),
