@@ -55,6 +55,12 @@ impl Timers {
         self.heap.first().map(|(at, _)| *at)
     }
 
+    /// Returns a number whose time is the earliest.
+    #[must_use]
+    pub fn first(&self) -> Option<u16> {
+        self.heap.first().map(|(_, number)| *number)
+    }
+
     /// Removes and returns a number whose time is `now` or earlier, the earliest first.
     pub fn pop_expired(&mut self, now: Instant) -> Option<u16> {
         let (at, number) = *self.heap.first()?;

@@ -32,10 +32,22 @@ const REQUEST_TIME_PRESSED: Duration = Duration::from_secs(3);
 const TRANSFER_INTERVAL: Duration = Duration::from_millis(25);
 /// The time between two readings of the date.
 const DATE_INTERVAL: Duration = Duration::from_secs(1);
-/// The largest number of connections of a list that are examined for one that is not spared.
+/// The number of connections of a list that are examined each time for one that is not spared.
 const MAX_EXAMINED: usize = 16;
+/// The shortest time between two searches of a whole list.
+const SEARCH_INTERVAL: Duration = Duration::from_millis(25);
 /// The largest number of messages handled in a pass.
 const MAX_MESSAGES: u32 = 256;
+
+/// When a connection of a list may be ended for others.
+enum Due {
+    /// This one may be ended.
+    Now(u16),
+    /// None before this time.
+    At(Instant),
+    /// None of them.
+    Never,
+}
 
 /// The state of the service.
 pub struct Http<S, M> {
@@ -57,7 +69,7 @@ pub struct Http<S, M> {
     /// The connections that are ready to be served.
     ready: Vec<u16>,
     /// The connections that are idle, or whose request is not complete, the oldest first.
-    reclaimable: Lists<2>,
+    reclaimable: Lists,
     timers: Timers,
     /// The numbers of connections that end, and that each address holds.
     tally: Tally,
@@ -70,6 +82,8 @@ pub struct Http<S, M> {
     connections_needed: usize,
     /// The time at which the next transfer may be ended for others.
     next_transfer_end: Instant,
+    /// For each list, the time at which all of it may be searched again.
+    next_search: [Instant; 2],
     /// The date. `None` once the clock has refused it, because every refusal is logged.
     date: Option<Stamp>,
     /// The time at which to ask the clock for the date again.
@@ -89,7 +103,7 @@ impl<S: System, M: Memory> Http<S, M> {
         let connections = LazyVec::new(layout.connections);
         let mut scratch = Vec::new();
         let mut ready = Vec::new();
-        let (reclaimable, timers) = (Lists::new(layout.connections), Timers::new(layout.connections));
+        let (reclaimable, timers) = (Lists::new(2, layout.connections), Timers::new(layout.connections));
         let tally = Tally::new(layout.connections);
         let room = connections.is_some()
             && ready.try_reserve_exact(layout.connections).is_ok()
@@ -135,6 +149,7 @@ impl<S: System, M: Memory> Http<S, M> {
             idle_to_end: 0,
             connections_needed: 0,
             next_transfer_end: Instant::START,
+            next_search: [Instant::START; 2],
             date: Some(Stamp::new(0)),
             date_due: Instant::START,
             listen_due: room,
@@ -284,10 +299,10 @@ impl<S: System, M: Memory> Http<S, M> {
     /// behind, one at a time, because peers that come back at once would take the places of many.
     fn free_connections(&mut self, now: Instant) -> Option<Instant> {
         while self.idle_to_end > 0 {
-            match self.due(IDLE, IDLE_TIME_PRESSED) {
-                Some((_, due)) if now < due => return Some(due),
-                Some((index, _)) => self.end_for_others(index),
-                None => break,
+            match self.due(IDLE, IDLE_TIME_PRESSED, now) {
+                Due::Now(index) => self.end_for_others(index),
+                Due::At(at) => return Some(at),
+                Due::Never => break,
             }
             self.idle_to_end -= 1;
         }
@@ -296,12 +311,13 @@ impl<S: System, M: Memory> Http<S, M> {
         while self.connections_needed > 0 {
             let grace =
                 if self.connections_needed > FREE_TARGET / 2 { IDLE_TIME_PRESSED } else { REQUEST_TIME_PRESSED };
-            match self.due(REQUESTING, grace) {
-                Some((index, due)) if now >= due => self.end_for_others(index),
-                waits => {
-                    next = waits.map(|(_, due)| due);
+            match self.due(REQUESTING, grace, now) {
+                Due::Now(index) => self.end_for_others(index),
+                Due::At(at) => {
+                    next = Some(at);
                     break;
                 }
+                Due::Never => break,
             }
         }
         if self.connections_needed == 0 {
@@ -324,17 +340,30 @@ impl<S: System, M: Memory> Http<S, M> {
             .then(|| next.map_or(self.next_transfer_end, |next| next.min(self.next_transfer_end)))
     }
 
-    /// Returns the connection that has been in `list` for longest, of those that are not spared,
-    /// and when its grace ends.
+    /// Finds the connection that has been in `list` for longest, of those that are not spared. It
+    /// may be ended once it has been there for `grace`.
+    ///
+    /// Usually it is among the first. Behind many that are spared, all are searched, but not often.
     #[inline(never)] // Rarely called.
-    fn due(&self, list: usize, grace: Duration) -> Option<(u16, Instant)> {
-        let mut oldest = self.reclaimable.iter(list).take(MAX_EXAMINED);
-        oldest.find_map(|index| {
-            let connection = self.connections.get(index)?;
-            // It was served after its last change, so the list is up to date.
-            let (_, since) = connection.reclaimable()?;
-            (!self.is_spared(index)).then_some((index, since + grace))
-        })
+    fn due(&mut self, list: usize, grace: Duration, now: Instant) -> Due {
+        let Some(next_search) = self.next_search.get(list).copied() else { return Due::Never };
+        let count = if now < next_search { MAX_EXAMINED } else { usize::MAX };
+        let mut oldest = self.reclaimable.iter(list).take(count).enumerate();
+        let found = oldest.find(|(_, index)| !self.is_spared(*index));
+        drop(oldest);
+        if now >= next_search
+            && found.is_none_or(|(position, _)| position >= MAX_EXAMINED)
+            && let Some(next) = self.next_search.get_mut(list)
+        {
+            *next = now + SEARCH_INTERVAL;
+        }
+        // It was served after its last change, so the list is up to date.
+        match found.and_then(|(_, index)| Some((index, self.connections.get(index)?.reclaimable()?.1 + grace))) {
+            Some((index, at)) if at <= now => Due::Now(index),
+            Some((_, at)) => Due::At(at),
+            None if self.reclaimable.len(list) > count => Due::At(next_search),
+            None => Due::Never,
+        }
     }
 
     fn end_for_others(&mut self, index: u16) {
@@ -437,7 +466,7 @@ fn log_site<S: System>(console: &Console<S>, site: &Site) {
 
 /// Puts a connection that was served in its list, and sets its timer.
 #[inline]
-fn update_list_and_timer(connection: &mut Connection, index: u16, reclaimable: &mut Lists<2>, timers: &mut Timers) {
+fn update_list_and_timer(connection: &mut Connection, index: u16, reclaimable: &mut Lists, timers: &mut Timers) {
     let (deadline, listed) = (connection.deadline(), connection.reclaimable());
     match listed {
         Some((list, _)) if listed != connection.list => reclaimable.move_to_back(index, list),

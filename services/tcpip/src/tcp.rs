@@ -6,6 +6,7 @@ pub(crate) mod closing;
 pub(crate) mod congestion;
 pub(crate) mod connection;
 pub(crate) mod connections;
+pub(crate) mod half_open;
 pub(crate) mod isn;
 pub(crate) mod limits;
 pub(crate) mod opening;

@@ -97,6 +97,16 @@ impl Shared {
         accepted
     }
 
+    /// Opens a connection. Returns the ports of the connections that are reset for it.
+    fn reset_by(&mut self, host: Host) -> Vec<u16> {
+        let (port, answer) = self.syn(host);
+        let ack = answer.expect("there is room").seq.wrapping_add(1);
+        let last = Segment { from: port, to: PORT, seq: 10, ack, flags: ACK, window: 1000, ..Segment::default() };
+        let sent = self.bench.segment(host, &last);
+        self.answer();
+        sent.iter().filter(|segment| segment.flags & RST != 0).map(|segment| segment.to).collect()
+    }
+
     fn held(&self, host: Host) -> usize {
         self.holders.values().filter(|address| **address == host.address).count()
     }
@@ -141,12 +151,28 @@ fn the_connection_that_gives_way_is_the_one_that_was_used_least_recently_and_its
         let data = Segment { from: *port, to: PORT, seq: 10, ack: *ack, flags: ACK, window: 1000, data: vec![7] };
         shared.bench.segment(heavy, &data);
     }
-    let (port, answer) = shared.syn(far(2));
-    let ack = answer.expect("there is room").seq.wrapping_add(1);
-    let last = Segment { from: port, to: PORT, seq: 10, ack, flags: ACK, window: 1000, ..Segment::default() };
-    let sent = shared.bench.segment(far(2), &last);
-    let reset: Vec<u16> = sent.iter().filter(|segment| segment.flags & RST != 0).map(|segment| segment.to).collect();
-    assert_eq!(reset, [quiet]);
+    assert_eq!(shared.reset_by(far(2)), [quiet]);
+}
+
+/// The address has many connections, and the one that was not used is among the last of them.
+#[test]
+fn the_one_used_least_recently_gives_way_wherever_it_is() {
+    let (mut shared, heavy) = (Shared::new(), far(1));
+    let mut numbers = BTreeMap::new();
+    for _ in 0..ALL - KEPT {
+        let (port, answer) = shared.syn(heavy);
+        let answer = answer.expect("there is room");
+        assert!(shared.complete(heavy, port, &answer));
+        numbers.insert(port, answer.seq.wrapping_add(1));
+        shared.bench.pass(1);
+    }
+    let quiet = *numbers.keys().nth(45).expect("many");
+    shared.bench.pass(5000);
+    for (port, ack) in numbers.iter().filter(|(port, _)| **port != quiet) {
+        let data = Segment { from: *port, to: PORT, seq: 10, ack: *ack, flags: ACK, window: 1000, data: vec![7] };
+        shared.bench.segment(heavy, &data);
+    }
+    assert_eq!(shared.reset_by(far(2)), [quiet]);
 }
 
 #[test]
@@ -348,6 +374,25 @@ fn a_flood_of_forged_syns_does_not_delay_an_address_that_has_a_connection() {
     }
 }
 
+/// More addresses than a search would look at are in the middle of a handshake.
+#[test]
+fn a_flood_of_one_address_takes_its_own_places_and_no_other() {
+    for flooder in [far(1), far(100)] {
+        let mut shared = Shared::new();
+        let pending: Vec<_> = (0..40)
+            .map(|number| {
+                let host = far(100 + number);
+                let (port, answer) = shared.syn(host);
+                (host, port, answer.expect("there is room"))
+            })
+            .collect();
+        (0..200).for_each(|_| drop(shared.syn(flooder)));
+        let others = pending.into_iter().filter(|(host, ..)| host.address != flooder.address);
+        let lost = others.filter(|(host, port, answer)| !shared.complete(*host, *port, answer)).count();
+        assert_eq!(lost, 0, "handshakes of others gave way to a flood of {flooder:?}");
+    }
+}
+
 /// As many addresses as are kept free have connections and repeat SYNs. A newcomer gets in.
 #[test]
 fn known_addresses_with_half_open_connections_do_not_lock_out_strangers() {
@@ -366,6 +411,94 @@ fn known_addresses_with_half_open_connections_do_not_lock_out_strangers() {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// One address has all it can get, and uses its connections at random. The one that it used
+    /// least recently gives way. It ends connections, too, and opens others.
+    #[test]
+    fn the_one_used_least_recently_gives_way(
+        acts in prop::collection::vec((0usize..ALL, prop_oneof![8 => Just(0u8), 1 => Just(1), 3 => Just(2)]), 0..200),
+    ) {
+        let (mut shared, heavy) = (Shared::new(), far(1));
+        // For each port: when it was last used, and the numbers of its next segment.
+        let mut uses = BTreeMap::new();
+        for (time, (choice, act)) in (0..).zip((0..ALL - KEPT).map(|_| (0, 3)).chain(acts)) {
+            // Longer than the interval within which uses are not distinguished.
+            shared.bench.pass(11);
+            let chosen = uses.iter().nth(choice % uses.len().max(1)).map(|(port, _)| *port);
+            match act {
+                0 | 1 => {
+                    let port = chosen.expect("it has more than others");
+                    let (used, seq, ack) = uses.get_mut(&port).expect("it has it");
+                    let flags = if act == 0 { ACK } else { ACK | RST };
+                    let data = vec![7; usize::from(act == 0)];
+                    let segment = Segment { from: port, to: PORT, seq: *seq, ack: *ack, flags, window: 1000, data };
+                    shared.bench.segment(heavy, &segment);
+                    (*used, *seq) = (time, *seq + 1);
+                    if act == 1 {
+                        uses.remove(&port);
+                        shared.answer();
+                    }
+                }
+                2 if uses.len() > ALL / 2 && shared.holders.len() == ALL - KEPT => {
+                    let least = uses.iter().min_by_key(|(_, (used, ..))| *used).map(|(port, _)| *port);
+                    prop_assert_eq!(shared.reset_by(far(2)), Vec::from_iter(least));
+                    least.map(|port| uses.remove(&port));
+                }
+                _ if shared.holders.len() < ALL - KEPT => {
+                    let (port, answer) = shared.syn(heavy);
+                    let answer = answer.expect("there is room");
+                    prop_assert!(shared.complete(heavy, port, &answer));
+                    uses.insert(port, (time, 10, answer.seq.wrapping_add(1)));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Addresses send SYNs at random and complete no handshake until the end; some of them have
+    /// connections. Then it shows whose SYNs lost their places: of each half only if it is not the
+    /// smaller one, and of each address only if none of its half has more left. Of an address, its
+    /// last ones are left.
+    #[test]
+    fn the_half_open_ones_of_the_address_with_the_most_give_way(
+        known in 0u16..6,
+        hosts in prop::collection::vec(prop_oneof![Just(0u16), 0u16..6, 6u16..12, 0u16..200], 0..250),
+    ) {
+        let mut shared = Shared::new();
+        prop_assert!((0..known).all(|number| shared.open(far(number))));
+        let mut sent = BTreeMap::<u16, Vec<(u16, Segment, usize)>>::new();
+        for (time, number) in hosts.iter().enumerate() {
+            let (port, answer) = shared.syn(far(*number));
+            sent.entry(*number).or_default().push((port, answer.expect("it is answered"), time));
+        }
+        let room = ALL - KEPT - usize::from(known);
+        let mut left = BTreeMap::new();
+        for (number, syns) in &sent {
+            let done = |(port, answer, _): &(u16, Segment, usize)| shared.complete(far(*number), *port, answer);
+            let done: Vec<bool> = syns.iter().map(done).collect();
+            let count = done.iter().filter(|done| **done).count();
+            prop_assert!(done[syns.len() - count..].iter().all(|done| *done), "{number} lost one of its last");
+            left.insert(*number, count);
+        }
+        let all: usize = left.values().sum();
+        // What is kept free is for strangers, too, if somebody holds a connection.
+        let kept = if known > 0 { KEPT } else { 0 };
+        prop_assert!((hosts.len().min(room)..=room + kept).contains(&all), "{all} are left");
+        let halves = [0..known, known..u16::MAX].map(|half| Vec::from_iter(left.range(half)));
+        let totals = halves.each_ref().map(|half| half.iter().map(|(_, count)| **count).sum::<usize>());
+        for (half, total) in halves.iter().zip(totals) {
+            let losers: Vec<_> = half.iter().filter(|(number, count)| **count < sent[number].len()).collect();
+            prop_assert!(losers.is_empty() || 2 * total + 1 >= all, "the smaller half lost some: {totals:?}");
+            let most = half.iter().map(|(_, count)| **count).max().unwrap_or(0);
+            // The halves take turns with the last place.
+            prop_assert!(losers.iter().all(|(_, count)| **count + 2 >= most), "{half:?} of {sent:?}");
+            prop_assert!(known > 0 || losers.iter().all(|(_, count)| **count + 1 >= most), "{half:?} of {sent:?}");
+            let last = |number: &u16| sent[number].last().map(|(.., time)| *time);
+            let lost = losers.iter().filter(|(_, count)| **count == 0).filter_map(|(number, _)| last(number)).max();
+            let oldest = half.iter().filter(|(_, count)| **count > 0).filter_map(|(number, _)| last(number)).min();
+            prop_assert!(most > 1 || lost < oldest || oldest.is_none(), "an older one than that of {oldest:?} is left");
+        }
+    }
 
     /// Addresses open connections and applications close them, at random. What is ended is one of an
     /// address that held more than the one that got in, and only while few are free; and who holds

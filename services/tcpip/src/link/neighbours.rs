@@ -100,7 +100,7 @@ struct Last {
 pub struct Neighbours {
     table: Table,
     entries: Vec<Entry>,
-    lists: Lists<4>,
+    lists: Lists,
     lease: Option<Lease>,
     /// The entry of the gateway. It is in no list.
     gateway: Option<u16>,
@@ -115,7 +115,7 @@ impl Neighbours {
         Neighbours {
             table: Table::new(MAX_NEIGHBOURS, random),
             entries: alloc::vec![UNUSED; MAX_NEIGHBOURS],
-            lists: Lists::with_all(MAX_NEIGHBOURS, FREE).unwrap_or_default(),
+            lists: Lists::with_all(4, MAX_NEIGHBOURS, FREE).unwrap_or_default(),
             lease: None,
             gateway: None,
             last: None,
@@ -326,12 +326,12 @@ impl Neighbours {
 }
 
 /// Returns the number of entries that strangers have or can have.
-fn count_spare(lists: &Lists<4>) -> usize {
+fn count_spare(lists: &Lists) -> usize {
     lists.len(FREE) + lists.len(STRANGERS)
 }
 
 /// Returns `true` if hosts that do not answer have entries that belong to the reserve.
-fn is_reserve_short(lists: &Lists<4>) -> bool {
+fn is_reserve_short(lists: &Lists) -> bool {
     count_spare(lists) < RESERVE && lists.len(UNANSWERED) > ALWAYS_ALLOWED
 }
 

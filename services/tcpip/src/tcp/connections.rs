@@ -28,6 +28,7 @@ use crate::table::{Key, Table};
 use crate::tcp::app_stream::discard;
 use crate::tcp::buffers::{BufferPlan, MakeBuffer};
 use crate::tcp::connection::{Connection, SILENCE_LIMIT, Stage};
+use crate::tcp::half_open::HalfOpen;
 use crate::tcp::limits::{CONNECTIONS_PER_TIME_WAIT, MAX_PORTS};
 use crate::tcp::recovery::Recovery;
 use crate::tcp::sources::Sources;
@@ -53,6 +54,7 @@ const HALF_OPEN_LIST: usize = 0;
 const DELIVERED_LIST: usize = 1;
 /// Those that their applications have closed.
 const CLOSING_LIST: usize = 2;
+const LISTS: usize = 3;
 
 /// Connections without a peer. The one that was used last is used next, and after those the ones
 /// that never were.
@@ -81,13 +83,18 @@ pub struct Connections {
     table: Table,
     /// The sources that hold open or closing connections.
     sources: Sources,
+    /// For each source's number, which of its connections was used least recently, and when, as it
+    /// was found last.
+    least_used: Vec<(Instant, ConnectionId)>,
+    /// The sources of half-open connections.
+    half_open: HalfOpen,
     /// The number of connections that are kept free for sources that hold less than others.
     reserve: usize,
     /// Connections in TIME-WAIT that have no socket any more.
     pub time_wait: TimeWait,
     /// Connections without a peer, with large buffers and with small ones.
     idle: [Idle; 2],
-    lists: Lists<3>,
+    lists: Lists,
     timers: Timers,
     ready: VecDeque<ConnectionId>,
     /// For each application, the ports that it listens to, the oldest first.
@@ -110,10 +117,12 @@ impl Connections {
             connections: LazyVec::new(count).unwrap_or_default(),
             table: Table::new(count, random),
             sources: Sources::new(count, random),
+            least_used: alloc::vec![(Instant::START, ConnectionId(u16::MAX)); count],
+            half_open: HalfOpen::new(count, random),
             reserve: (count / 16).clamp((count / 8).min(2), MAX_RESERVE),
             time_wait: TimeWait::new(count / CONNECTIONS_PER_TIME_WAIT, random),
             idle: [Idle::new(large), Idle::new(small)],
-            lists: Lists::new(count).unwrap_or_default(),
+            lists: Lists::new(LISTS, count).unwrap_or_default(),
             timers: Timers::new(count).unwrap_or_default(),
             ready: VecDeque::with_capacity(count),
             ports: Default::default(),
@@ -315,11 +324,7 @@ impl Connections {
         let old = core::mem::replace(&mut connection.stage, stage);
         let reset = connection.socket().is_none_or(|socket| socket.state() == State::Closed);
         self.busy = self.busy + usize::from(stage.is_busy()) - usize::from(old.is_busy());
-        match (stage, self.table.key(id.0)) {
-            (Stage::Open, Some(key)) => self.sources.add(id, key.source()),
-            (Stage::Lingering { .. }, _) if !reset => {}
-            _ => self.sources.remove(id),
-        }
+        self.count(id, stage, reset);
         let (list, until) = match stage {
             Stage::Unused | Stage::Open => return self.lists.remove(id.0),
             Stage::HalfOpen { until } => (HALF_OPEN_LIST, until),
@@ -328,6 +333,29 @@ impl Connections {
         };
         self.lists.move_to_back(id.0, list);
         self.timers.set(id.0, until);
+    }
+
+    /// Counts a connection for its source, as one that is held or half open, by its stage and
+    /// whether it is `reset`.
+    fn count(&mut self, id: ConnectionId, stage: Stage, reset: bool) {
+        let source = self.table.key(id.0).map(Key::source);
+        if let (Stage::HalfOpen { .. }, Some(source)) = (stage, source) {
+            let held = self.sources.held(source);
+            return self.half_open.add(id, source, held);
+        }
+        self.half_open.remove(id);
+        let changed = match (stage, source) {
+            (Stage::Open, Some(source)) => {
+                self.sources.add(id, source);
+                Some(source)
+            }
+            (Stage::Lingering { .. }, _) if !reset => None,
+            _ => self.sources.remove(id),
+        };
+        if let Some(source) = changed {
+            let held = self.sources.held(source);
+            self.half_open.set_held(source, held);
+        }
     }
 
     /// Takes a connection from its peer without a reset. Its stream to the application stays.

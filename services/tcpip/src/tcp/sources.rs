@@ -1,53 +1,44 @@
-//! How many connections each source holds.
-//!
-//! Only connections of peers that have answered our SYN count: anybody can send a SYN with a forged
-//! address.
+//! Which connections each source holds.
 
-use alloc::vec::Vec;
-
-use cloister_collections::Counts;
+use cloister_collections::{Counts, Lists};
 use cloister_interfaces::socket::{ConnectionId, SourceId};
 
-use crate::table::{Source, Table};
+use crate::table::{Key, Source, Table};
 
-/// In place of a source: the connection counts for none.
-const NONE: u16 = u16::MAX;
-
-/// The number of bytes of the heap for each connection.
-pub const BYTES: usize = 30;
+/// The number of bytes of the heap for each connection: the table 20, counts 8, lists 12.
+pub const BYTES: usize = 40;
 
 /// The sources that hold connections. Each has a number.
 pub struct Sources {
     table: Table,
     counts: Counts,
-    /// For each connection, the number of its source, or `NONE`.
-    of: Vec<u16>,
-    /// The connection at which the next search begins.
-    hand: usize,
+    /// For each source's number, its connections.
+    lists: Lists,
 }
 
 impl Sources {
     /// Creates room for the sources of `count` connections. `random` makes the hash function of the
     /// table secret.
+    #[inline(never)] // Called a few times.
     pub fn new(count: usize, random: u64) -> Self {
         Sources {
             table: Table::new(count, random),
             counts: Counts::new(count).unwrap_or_default(),
-            of: alloc::vec![NONE; count],
-            hand: 0,
+            lists: Lists::new(count, count).unwrap_or_default(),
         }
     }
 
-    /// Counts a connection for `source`, if it does not count yet.
+    /// Counts a connection for `source`, if it does not count yet. It is the last of its source.
     #[inline(never)] // Rarely called.
     pub fn add(&mut self, id: ConnectionId, source: Source) {
-        let found = self.table.find(source.key());
-        let (Some(of), Some(number)) = (self.of.get_mut(usize::from(id.0)), found.or_else(|| self.counts.unused()))
-        else {
+        if self.number(id).is_some() {
             return;
-        };
-        if *of == NONE {
-            *of = number;
+        }
+        let found = self.table.find(source.key());
+        let Some(number) = found.or_else(|| self.counts.unused()) else { return };
+        self.lists.move_to_back(id.0, usize::from(number));
+        // There may be no such connection.
+        if self.number(id).is_some() {
             if found.is_none() {
                 self.table.insert(number, source.key());
             }
@@ -55,20 +46,32 @@ impl Sources {
         }
     }
 
-    /// Counts a connection no longer, if it does.
+    /// Counts a connection no longer, if it does. Returns its source.
     #[inline(never)] // Rarely called.
-    pub fn remove(&mut self, id: ConnectionId) {
-        let Some(of) = self.of.get_mut(usize::from(id.0)) else { return };
-        let number = core::mem::replace(of, NONE);
+    pub fn remove(&mut self, id: ConnectionId) -> Option<Source> {
+        let source = self.source(id);
+        let SourceId(number) = self.number(id)?;
+        self.lists.remove(id.0);
         self.counts.shrink(number);
-        if number != NONE && self.counts.of(number) == 0 {
+        if self.counts.of(number) == 0 {
             self.table.remove(number);
         }
+        source
+    }
+
+    /// Returns the connections of a source, the one that has counted for longest first.
+    pub fn connections(&self, SourceId(number): SourceId) -> impl Iterator<Item = ConnectionId> + '_ {
+        self.lists.iter(usize::from(number)).map(ConnectionId)
+    }
+
+    /// Returns the source of a connection, if the connection counts.
+    pub fn source(&self, id: ConnectionId) -> Option<Source> {
+        self.table.key(self.number(id)?.0).map(Key::source)
     }
 
     /// Returns the number of a connection's source, if the connection counts.
     pub fn number(&self, id: ConnectionId) -> Option<SourceId> {
-        self.of.get(usize::from(id.0)).copied().filter(|number| *number != NONE).map(SourceId)
+        self.lists.list_of(id.0).map(|number| SourceId(number as u16))
     }
 
     /// Returns how many connections the source of a connection holds.
@@ -96,20 +99,6 @@ impl Sources {
     pub fn largest(&self) -> Option<SourceId> {
         self.counts.first().map(SourceId)
     }
-
-    /// Returns up to `count` connections of a source, others each time.
-    pub fn connections(&mut self, SourceId(source): SourceId, count: usize) -> impl Iterator<Item = ConnectionId> + '_ {
-        let Sources { of, hand, .. } = self;
-        let length = of.len();
-        (0..length)
-            .map(move |_| {
-                *hand = if *hand + 1 < length { *hand + 1 } else { 0 };
-                *hand
-            })
-            .filter(move |index| of.get(*index) == Some(&source))
-            .map(|index| ConnectionId(index as u16))
-            .take(count)
-    }
 }
 
 #[cfg(test)]
@@ -119,26 +108,35 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::table::Key;
 
     fn source(number: u8) -> Source {
         Key::new([10, 0, 0, number], 5000, 80).source()
     }
 
     proptest! {
-        /// Compares with a map from each connection to its source.
+        /// Compares with a map from each connection to its source, and the order in which they came.
         #[test]
-        fn counts_match_those_of_a_map(random: u64, count in 1usize..40, acts in prop::collection::vec((0u16..40, 0u8..30, any::<bool>()), 0..300)) {
+        fn counts_and_orders_match_a_map(random: u64, count in 1usize..40, acts in prop::collection::vec((0u16..40, 0u8..30, any::<bool>()), 0..300)) {
             let mut sources = Sources::new(count, random);
-            let mut map = HashMap::new();
-            for (index, number, add) in acts {
+            // Each connection's source, and when it came.
+            let (mut map, mut came) = (HashMap::new(), HashMap::new());
+            for (time, (index, number, add)) in acts.into_iter().enumerate() {
                 let id = ConnectionId(index % count as u16);
                 if add {
                     sources.add(id, source(number));
-                    map.entry(id).or_insert(number);
+                    map.entry(id).or_insert_with(|| {
+                        came.insert(id, time);
+                        number
+                    });
                 } else {
-                    sources.remove(id);
-                    map.remove(&id);
+                    prop_assert_eq!(sources.remove(id), map.remove(&id).map(source));
+                }
+                for number in 0..30 {
+                    let mut own: Vec<_> = map.iter().filter(|(_, other)| **other == number).map(|(id, _)| *id).collect();
+                    own.sort_by_key(|id| came[id]);
+                    let found: Vec<_> =
+                        sources.find(source(number)).into_iter().flat_map(|number| sources.connections(number)).collect();
+                    prop_assert_eq!(found, own);
                 }
                 let held = |number: u8| map.values().filter(|other| **other == number).count() as u16;
                 for number in 0..30 {
@@ -147,9 +145,7 @@ mod tests {
                 let most = (0..30).map(held).max().unwrap_or(0);
                 prop_assert_eq!(sources.most(), most);
                 let largest = sources.largest().expect("there are some");
-                let largest: Vec<ConnectionId> = sources.connections(largest, count).collect();
-                prop_assert_eq!(largest.len(), usize::from(most));
-                prop_assert!(largest.iter().all(|id| map[id] == map[&largest[0]]));
+                prop_assert_eq!(sources.connections(largest).count(), usize::from(most));
                 let mut numbers = HashMap::new();
                 for (id, source) in &map {
                     let number = sources.number(*id).expect("it counts");
@@ -158,14 +154,5 @@ mod tests {
                 }
             }
         }
-    }
-
-    #[test]
-    fn a_search_goes_on_where_the_last_one_ended() {
-        let mut sources = Sources::new(6, 1);
-        (0..6).for_each(|index| sources.add(ConnectionId(index), source(u8::from(index == 2))));
-        let largest = sources.largest().expect("it has five");
-        let mut found = || sources.connections(largest, 2).map(|id| id.0).collect::<Vec<_>>();
-        assert_eq!([found(), found(), found()], [[1, 3], [4, 5], [0, 1]]);
     }
 }

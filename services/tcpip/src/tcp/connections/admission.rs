@@ -5,7 +5,6 @@
 //! connection of the source that holds the most is reset. A SYN proves nothing, so it only ever
 //! takes the place of another half-open connection.
 
-use arrayvec::ArrayVec;
 use cloister_interfaces::Instant;
 use cloister_interfaces::socket::{ConnectionId, SourceId};
 use smoltcp::socket::tcp::{self, State};
@@ -15,12 +14,10 @@ use super::{CLOSING_LIST, Connections, HALF_OPEN_LIST};
 use crate::table::Source;
 use crate::tcp::app_stream::{AppStream, Peer};
 use crate::tcp::closing::SLOW_TIME;
+use crate::tcp::connection::Connection;
 
 /// The largest number of closing connections that are examined for one that can make room.
 const MAX_EXAMINED: usize = 4;
-/// The largest number of half-open connections, the oldest ones, and of those of one source that
-/// are searched for one that gives way.
-const MAX_SEARCHED: usize = 32;
 
 impl Connections {
     /// Makes sure that there is an idle or delivered connection for a SYN of `source`. Returns
@@ -40,40 +37,29 @@ impl Connections {
         {
             self.release(slow);
         }
-        let (half_open, oldest) = (self.lists.len(HALF_OPEN_LIST), self.oldest_half_open());
+        let half_open = self.lists.len(HALF_OPEN_LIST);
         let (held, most, free) = (self.sources.held(source), self.sources.most(), self.free_count());
-        let own_half_open = oldest.iter().filter(|one| one.source == source).count();
         let has_share = if free == 0 {
+            let own_half_open = self.half_open.count(source);
             let all = usize::from(held) + own_half_open;
-            if all > 0 {
-                // An address that replaces its own opens one connection at a time.
-                let number = self.sources.find(source);
-                self.giving_way(number, all + 1, self.reserve + own_half_open, now)?;
+            // It may replace one of another that holds more, or one of its own, one at a time.
+            if all > 0 && all + 1 >= usize::from(most) {
+                let number = self.sources.find(source)?;
+                self.own_giving_way(number, self.reserve + own_half_open, now)?;
             }
             true
         } else {
             // What is kept free is for sources that hold less than another. Of the rest, all that
             // is not held may be half open for the others, and no more.
-            let light = oldest.iter().filter(|one| one.held < most).count();
-            held < most || half_open - light < free
+            held < most || self.half_open.count_with(most) < free
         };
         if !has_share || self.all_free() <= half_open {
             // An odd place is for those that hold less than another.
-            let half = (self.all_free().min(MAX_SEARCHED) + usize::from(held >= most)) / 2;
-            self.release(weakest(&oldest, source, held, half)?);
+            let half = (self.all_free() + usize::from(held >= most)) / 2;
+            let weakest = self.half_open.giving_way(source, held, half_open, half)?;
+            self.release(weakest);
         }
         Some(())
-    }
-
-    /// Returns the oldest half-open connections.
-    fn oldest_half_open(&mut self) -> ArrayVec<HalfOpen, MAX_SEARCHED> {
-        let mut oldest = ArrayVec::new();
-        for id in self.lists.iter(HALF_OPEN_LIST).take(MAX_SEARCHED) {
-            if let Some(source) = self.table.key(id).map(|key| key.source()) {
-                oldest.push(HalfOpen { id: ConnectionId(id), source, held: self.sources.held(source) });
-            }
-        }
-        oldest
     }
 
     /// Returns a closing connection whose peer has taken too little for too long. If there is none
@@ -112,7 +98,12 @@ impl Connections {
         if self.all_free() >= self.reserve {
             return;
         }
-        match self.giving_way(source, held, self.reserve - 1, now) {
+        let giving_way = if held < usize::from(self.sources.most()) {
+            self.sources.largest().and_then(|largest| self.least_used(largest, now))
+        } else {
+            source.and_then(|source| self.own_giving_way(source, self.reserve - 1, now))
+        };
+        match giving_way {
             Some(other) => self.reset(other, now),
             None if held > 1 => {
                 // The application does not know of it yet.
@@ -123,67 +114,31 @@ impl Connections {
         }
     }
 
-    /// Returns the connection that gives way to a new one of `source`, with which that holds
-    /// `held`.
-    ///
-    /// If another source holds more, it is one of the source that holds the most. Otherwise it is
-    /// one of the same source, on which nothing has happened for a while, as long as `least` are
-    /// free: a connection that gives way is free only once its application has heard of it. Of
-    /// several, it is the one that was used least recently.
-    fn giving_way(
-        &mut self,
-        source: Option<SourceId>,
-        held: usize,
-        least: usize,
-        now: Instant,
-    ) -> Option<ConnectionId> {
-        let (from, before) = if held < usize::from(self.sources.most()) {
-            (self.sources.largest()?, now)
-        } else if self.all_free() < least {
+    /// Returns the connection that gives way to a new one of `source`, which is the one that holds
+    /// the most: the least recently used one, if nothing has happened on it for a while and `least`
+    /// are free. A connection that gives way is free only once its application has heard of it.
+    fn own_giving_way(&mut self, source: SourceId, least: usize, now: Instant) -> Option<ConnectionId> {
+        if self.all_free() < least {
             return None;
-        } else {
-            (source?, Instant(now.0.saturating_sub(SLOW_TIME.as_nanos() as u64)))
-        };
-        let Connections { sources, connections, .. } = self;
-        let used = |id: ConnectionId| Some((connections.get(id.0)?.last_used(), id));
-        let (last_used, id) = sources.connections(from, MAX_SEARCHED).filter_map(used).min()?;
-        (last_used <= before).then_some(id)
-    }
-}
-
-/// A half-open connection.
-struct HalfOpen {
-    id: ConnectionId,
-    source: Source,
-    /// The number of connections that its source holds.
-    held: u16,
-}
-
-/// Returns the half-open connection that gives way to a SYN of `source`, which holds `held`
-/// connections. Returns `None` if none does.
-///
-/// SYNs may have forged addresses. So sources that hold connections, and all others, have `half` of
-/// the places for half-open ones each, if they need as many. Within each half, the source that has
-/// the most half-open ones gives way, of several the one that holds the most connections, and of its
-/// half-open ones the oldest. If that is `source`, and it has none, its SYN gives way.
-fn weakest(oldest: &[HalfOpen], source: Source, held: u16, half: usize) -> Option<ConnectionId> {
-    let known = held > 0;
-    let others = oldest.iter().filter(|one| (one.held > 0) != known).count();
-    let of_known = known != (others > half);
-    let weight = |source_of: Source, held: u16| {
-        let of = oldest.iter().filter(|one| one.source == source_of).count();
-        (of + usize::from(source_of == source), held)
-    };
-    // From the newest on, so that of equals the oldest is taken.
-    let mut found = None;
-    let mut heaviest = if known == of_known { weight(source, held) } else { (0, 0) };
-    for one in oldest.iter().rev().filter(|one| (one.held > 0) == of_known) {
-        let weight = weight(one.source, one.held);
-        if weight >= heaviest {
-            (found, heaviest) = (Some(one.id), weight);
         }
+        self.least_used(source, Instant(now.0.saturating_sub(SLOW_TIME.as_nanos() as u64)))
     }
-    found
+
+    /// Returns the connection of a source that was used least recently, if that was at `before` or
+    /// earlier.
+    ///
+    /// What is found is kept: a use never becomes earlier, and a new connection is used last. So the
+    /// source's connections are searched again only once that one has been used or has ended, and
+    /// the time of `before` has come. No number of SYNs makes a search.
+    fn least_used(&mut self, source: SourceId, before: Instant) -> Option<ConnectionId> {
+        let Connections { sources, connections, least_used, .. } = self;
+        let used = |id: ConnectionId| connections.get(id.0).map(Connection::last_used);
+        let known = least_used.get_mut(usize::from(source.0))?;
+        if known.0 <= before && (sources.number(known.1) != Some(source) || used(known.1) != Some(known.0)) {
+            *known = sources.connections(source).filter_map(|id| Some((used(id)?, id))).min()?;
+        }
+        (known.0 <= before).then_some(known.1)
+    }
 }
 
 /// Returns the peer of a socket, whose address has the number `source`.
