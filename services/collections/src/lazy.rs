@@ -51,7 +51,7 @@ impl<T> LazyVec<T> {
     /// if `number` is not below the bound.
     #[inline(never)] // Rarely called.
     pub fn get_or_make(&mut self, number: u16, mut make: impl FnMut(u16) -> T) -> Option<&mut T> {
-        while self.made.len() < self.bound && self.made.len() <= usize::from(number) {
+        while self.made.len() <= usize::from(number) && usize::from(number) < self.bound {
             self.made.push(make(self.made.len() as u16));
         }
         self.get_mut(number)

@@ -2,7 +2,7 @@
 //!
 //! Finding the front of a list, and moving or removing any number, takes constant time.
 
-use alloc::vec::Vec;
+use crate::LazyVec;
 
 /// In place of a number: there is none.
 const NONE: u16 = u16::MAX;
@@ -16,26 +16,21 @@ struct Node {
     list: u8,
 }
 
+/// The node of a number that is in no list.
+const UNLINKED: Node = Node { previous: NONE, next: NONE, list: UNLISTED };
+
 /// `N` lists of the numbers below a bound.
 pub struct Lists<const N: usize> {
-    nodes: Vec<Node>,
+    /// A number whose node is not made is in no list.
+    nodes: LazyVec<Node>,
     /// The first and the last number of each list, and its length.
     ends: [(u16, u16, u16); N],
-}
-
-/// Returns `count` nodes in no list, or `None` if the heap has no room for them.
-#[inline(never)] // Once for all `N`.
-fn unlisted(count: usize) -> Option<Vec<Node>> {
-    let mut nodes = Vec::new();
-    nodes.try_reserve_exact(count).ok()?;
-    nodes.resize(count.min(usize::from(NONE)), Node { previous: NONE, next: NONE, list: UNLISTED });
-    Some(nodes)
 }
 
 impl<const N: usize> Default for Lists<N> {
     /// Returns lists that can hold no number.
     fn default() -> Self {
-        Lists { nodes: Vec::new(), ends: [(NONE, NONE, 0); N] }
+        Lists { nodes: LazyVec::default(), ends: [(NONE, NONE, 0); N] }
     }
 }
 
@@ -44,7 +39,7 @@ impl<const N: usize> Lists<N> {
     /// heap has no room for them.
     #[must_use]
     pub fn new(count: usize) -> Option<Self> {
-        Some(Lists { nodes: unlisted(count)?, ends: [(NONE, NONE, 0); N] })
+        Some(Lists { nodes: LazyVec::new(count)?, ends: [(NONE, NONE, 0); N] })
     }
 
     /// Creates lists of which `list` holds the numbers below `count`, in order. Returns `None` as
@@ -52,20 +47,18 @@ impl<const N: usize> Lists<N> {
     #[must_use]
     pub fn with_all(count: usize, list: usize) -> Option<Self> {
         let mut lists = Self::new(count)?;
-        let count = lists.nodes.len() as u16;
+        let count = lists.nodes.bound() as u16;
         let Some(ends) = lists.ends.get_mut(list).filter(|_| count > 0) else { return Some(lists) };
-        for (number, node) in (0..count).zip(&mut lists.nodes) {
-            *node = Node { previous: number.wrapping_sub(1), next: number + 1, list: list as u8 };
-        }
-        if let Some(node) = lists.nodes.last_mut() {
-            node.next = NONE;
+        let node = |number: u16| Node { previous: number.wrapping_sub(1), next: number + 1, list: list as u8 };
+        if let Some(last) = lists.nodes.get_or_make(count - 1, node) {
+            last.next = NONE;
         }
         *ends = (0, count - 1, count);
         Some(lists)
     }
 
     fn node(&mut self, number: u16) -> Option<&mut Node> {
-        self.nodes.get_mut(usize::from(number))
+        self.nodes.get_mut(number)
     }
 
     /// Returns the number of elements of `list`.
@@ -82,15 +75,18 @@ impl<const N: usize> Lists<N> {
 
     /// Returns the numbers of `list`, the one that has been in it for longest first.
     pub fn iter(&self, list: usize) -> impl Iterator<Item = u16> + '_ {
-        let after = |number: &u16| self.nodes.get(usize::from(*number)).map(|node| node.next);
+        let after = |number: &u16| self.nodes.get(*number).map(|node| node.next);
         core::iter::successors(self.front(list), move |number| after(number).filter(|next| *next != NONE))
     }
 
     /// Moves `number` from the list that it is in, if any, to the end of `list`.
     pub fn move_to_back(&mut self, number: u16, list: usize) {
+        if self.nodes.get(number).is_none() {
+            self.nodes.get_or_make(number, |_| UNLINKED);
+        }
         self.remove(number);
         let Some((first, last, count)) = self.ends.get_mut(list) else { return };
-        let Some(node) = self.nodes.get_mut(usize::from(number)) else { return };
+        let Some(node) = self.nodes.get_mut(number) else { return };
         *node = Node { previous: *last, next: NONE, list: list as u8 };
         let old = core::mem::replace(last, number);
         *count += 1;
@@ -104,8 +100,7 @@ impl<const N: usize> Lists<N> {
     /// Removes `number` from the list that it is in, if any.
     pub fn remove(&mut self, number: u16) {
         let Some(node) = self.node(number) else { return };
-        let Node { previous, next, list } =
-            core::mem::replace(node, Node { previous: NONE, next: NONE, list: UNLISTED });
+        let Node { previous, next, list } = core::mem::replace(node, UNLINKED);
         let Some((first, last, count)) = self.ends.get_mut(usize::from(list)) else { return };
         *count -= 1;
         if previous == NONE {
@@ -139,13 +134,30 @@ mod tests {
         }
     }
 
-    /// Compares with queues that are searched for a number.
+    const COUNT: u16 = 20;
+
     #[test]
     fn random_operations_match_a_model_of_queues() {
-        const COUNT: u16 = 20;
+        let all = (0..COUNT).collect();
+        match_a_model(Lists::with_all(usize::from(COUNT), 1).unwrap(), [VecDeque::new(), all, VecDeque::new()]);
+        match_a_model(Lists::new(usize::from(COUNT)).unwrap(), [const { VecDeque::new() }; 3]);
+    }
+
+    /// Making lists for a large guest must not write a node for each number.
+    #[test]
+    fn nodes_are_made_when_their_numbers_are_used() {
+        let mut lists = Lists::<1>::new(60_000).unwrap();
+        assert_eq!(lists.nodes.numbers().count(), 0);
+        lists.remove(9);
+        assert_eq!(lists.nodes.numbers().count(), 0);
+        lists.move_to_back(4, 0);
+        lists.move_to_back(60_000, 0);
+        assert_eq!((lists.nodes.numbers().count(), lists.len(0)), (5, 1));
+    }
+
+    /// Compares with queues that are searched for a number.
+    fn match_a_model(mut lists: Lists<3>, mut queues: [VecDeque<u16>; 3]) {
         let mut random = 7u64;
-        let mut lists = Lists::<3>::with_all(usize::from(COUNT), 1).unwrap();
-        let mut queues = [VecDeque::new(), (0..COUNT).collect(), VecDeque::new()];
         for _ in 0..if cfg!(miri) { 200 } else { 20_000 } {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             // Some of the numbers and lists do not exist.
