@@ -48,7 +48,7 @@ pub struct Transmitter<S, M: Memory> {
     /// Our MAC address.
     pub(super) mac: [u8; 6],
     pub(super) neighbours: Neighbours,
-    /// Frames that wait for the link address of their next hop: the last one for each.
+    /// Frames that wait for the link address of their next hop, the oldest first.
     pub(super) parked: ArrayVec<([u8; 4], ParkedFrame), MAX_PARKED>,
     /// The DHCP client has sent a message.
     pub(super) dhcp_sent: bool,
