@@ -26,6 +26,7 @@ use crate::echo::Echo;
 use crate::link::arp;
 use crate::link::device::{Event, LinkDevice, QUEUE_RETRY};
 use crate::link::frame::FrameKind;
+use crate::link::neighbours::{MAX_NEIGHBOURS, MIN_NEIGHBOURS, Neighbours};
 use crate::log::{Logs, State, Violation};
 use crate::quiesce::Quiesce;
 use crate::segment::Segment;
@@ -82,10 +83,24 @@ pub struct Stack<S, M: Memory> {
 /// Returns how many bytes of the heap all sockets may take.
 ///
 /// The policy gives tcpip five bytes of heap for two bytes of the stream-out region, and at least
-/// 256 KiB. 162 KiB of that are for what does not grow with the connections: the frame buffer,
+/// 256 KiB. 162 KiB of that, or 128 KiB of a heap below 512 KiB, are for what does not grow with the connections: the frame buffer,
 /// reassembly, the interface, the neighbours. `tests/heap.rs` measures that they are enough.
 fn socket_budget(stream_out: usize) -> usize {
-    (stream_out / 2 * 5).max(256 * 1024) - 162 * 1024
+    heap(stream_out) - if is_small(stream_out) { 128 * 1024 } else { 162 * 1024 }
+}
+
+/// Returns the number of neighbours that are kept.
+fn neighbour_count(stream_out: usize) -> usize {
+    if is_small(stream_out) { MIN_NEIGHBOURS } else { MAX_NEIGHBOURS }
+}
+
+fn heap(stream_out: usize) -> usize {
+    (stream_out / 2 * 5).max(256 * 1024)
+}
+
+/// Returns `true` if the heap has no room for all neighbours beside as many connections.
+fn is_small(stream_out: usize) -> bool {
+    heap(stream_out) < 512 * 1024
 }
 
 impl<S: System, M: Memory> Stack<S, M> {
@@ -100,6 +115,7 @@ impl<S: System, M: Memory> Stack<S, M> {
             caps.console.line(format_args!("no entropy: sequence numbers can be guessed"));
             [caps.clock.now().0, 0]
         });
+        let neighbours = Neighbours::new(neighbour_count(caps.stream_out.len()), random);
         let config = config::parse(caps.command_line, |option| caps.console.line(format_args!("{option}")));
         let mut other_sockets = SocketSet::new(Vec::new());
         let address = Address::new(config.addressing, &mut other_sockets);
@@ -109,7 +125,7 @@ impl<S: System, M: Memory> Stack<S, M> {
             console: caps.console,
             clock: caps.clock,
             entropy: caps.entropy,
-            device: LinkDevice::new(caps.net, caps.rx_pool, caps.tx_pool, config.offload, random),
+            device: LinkDevice::new(caps.net, caps.rx_pool, caps.tx_pool, config.offload, neighbours),
             interface: None,
             connections,
             numbers: IsnGenerator::new(secret),
@@ -488,8 +504,8 @@ mod tests {
     fn sockets_leave_room_in_the_smallest_heap_and_in_larger_ones() {
         for stream_out in (64 * 1024..1 << 26).step_by(if cfg!(miri) { 997 * 4096 } else { 4096 }) {
             let heap = (stream_out / 2 * 5).max(256 * 1024);
-            assert!(socket_budget(stream_out) + 162 * 1024 <= heap, "{stream_out}");
-            assert!(socket_budget(stream_out) >= 94 * 1024);
+            assert!(socket_budget(stream_out) + 128 * 1024 <= heap, "{stream_out}");
+            assert!(socket_budget(stream_out) >= 128 * 1024);
         }
     }
 }

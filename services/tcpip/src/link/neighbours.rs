@@ -28,8 +28,10 @@ use crate::address::Lease;
 use crate::config::Usable;
 use crate::table::{Key, Table};
 
-/// The number of entries. Their memory is reserved at the start and written when it is first used.
+/// The number of entries where the heap has room for them. Their memory is reserved at the start and written when it is first used.
 pub const MAX_NEIGHBOURS: usize = 1024;
+/// The number of entries in the smallest guests.
+pub const MIN_NEIGHBOURS: usize = 128;
 /// The time for which a confirmed address is valid before it is requested again.
 const VALID: Duration = Duration::from_secs(60);
 /// The shortest time between two requests for one neighbour (RFC 1122, 2.3.2.1).
@@ -39,11 +41,11 @@ const PROGRESS_VALID: Duration = Duration::from_secs(5);
 /// The number of requests to a known neighbour itself before they are broadcast.
 const MAX_POLLS: u8 = 3;
 
-/// The number of entries reserved for hosts that only send us requests: as many as may come and be
-/// used in a second while all other entries are of hosts that do not answer.
-const RESERVE: usize = 192;
-/// The number of hosts that may be requested whatever the reserve.
-const ALWAYS_ALLOWED: usize = 64;
+/// Of sixteen entries, those reserved for hosts that only send us requests: as many as may come and
+/// be used in a second while all other entries are of hosts that do not answer.
+const RESERVED_SIXTEENTHS: usize = 3;
+/// Of sixteen entries, those of hosts that may be requested whatever the reserve.
+const ALWAYS_ALLOWED_SIXTEENTHS: usize = 1;
 
 /// The lists of entries, the oldest first: hosts that only sent us requests.
 const STRANGERS: usize = 0;
@@ -125,12 +127,12 @@ pub struct Neighbours {
 }
 
 impl Neighbours {
-    /// Creates an empty table. `random` is secret.
-    pub fn new(random: u64) -> Self {
+    /// Creates an empty table of `count` entries. `random` is secret.
+    pub fn new(count: usize, random: u64) -> Self {
         Neighbours {
-            table: Table::new(MAX_NEIGHBOURS, random),
-            entries: LazyVec::new(MAX_NEIGHBOURS).unwrap_or_default(),
-            lists: Lists::new(MAX_NEIGHBOURS).unwrap_or_default(),
+            table: Table::new(count, random),
+            entries: LazyVec::new(count).unwrap_or_default(),
+            lists: Lists::new(count).unwrap_or_default(),
             lease: None,
             gateway: None,
             last: None,
@@ -348,12 +350,22 @@ impl Neighbours {
 
     /// Returns `true` if one more host may be requested in a spare entry.
     fn has_beyond_reserve(&self) -> bool {
-        self.spare() > if self.lists.len(UNANSWERED) < ALWAYS_ALLOWED { 0 } else { RESERVE }
+        self.spare()
+            > if self.lists.len(UNANSWERED) < self.sixteenths(ALWAYS_ALLOWED_SIXTEENTHS) {
+                0
+            } else {
+                self.sixteenths(RESERVED_SIXTEENTHS)
+            }
     }
 
     /// Returns `true` if hosts that do not answer have entries that belong to the reserve.
     fn is_reserve_short(&self) -> bool {
-        self.spare() < RESERVE && self.lists.len(UNANSWERED) > ALWAYS_ALLOWED
+        self.spare() < self.sixteenths(RESERVED_SIXTEENTHS)
+            && self.lists.len(UNANSWERED) > self.sixteenths(ALWAYS_ALLOWED_SIXTEENTHS)
+    }
+
+    fn sixteenths(&self, count: usize) -> usize {
+        self.entries.bound() / 16 * count
     }
 
     /// Returns `true` if another host may take this neighbour's entry.

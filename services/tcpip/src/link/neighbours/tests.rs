@@ -3,6 +3,8 @@ use smoltcp::wire::Ipv4Cidr;
 
 use super::*;
 
+const RESERVE: usize = 192;
+const ALWAYS_ALLOWED: usize = 64;
 const GATEWAY: [u8; 4] = [10, 0, 0, 1];
 
 /// Returns the configuration of a property that is checked with this many cases.
@@ -16,7 +18,7 @@ fn arp_host(high: u8, low: u8, mac: u8) -> ArpHost {
 
 /// Returns a table that knows the gateway.
 fn neighbours() -> Neighbours {
-    let mut neighbours = Neighbours::new(12_345);
+    let mut neighbours = Neighbours::new(MAX_NEIGHBOURS, 12_345);
     let address = Ipv4Cidr::new(Ipv4Address::new(10, 0, 0, 2), 16);
     neighbours.set_lease(Some(Lease { address, gateway: Some(GATEWAY.into()) }));
     neighbours.set_time(Instant(1 << 40));
