@@ -35,6 +35,12 @@ impl<T> LazyVec<T> {
         self.bound
     }
 
+    /// Returns the number of elements that have been made.
+    #[must_use]
+    pub fn made(&self) -> usize {
+        self.made.len()
+    }
+
     /// Returns an element that has been made.
     #[must_use]
     pub fn get(&self, number: u16) -> Option<&T> {
@@ -78,6 +84,7 @@ mod tests {
         assert_eq!((vector.get(0), vector.numbers().count()), (None, 0));
         *vector.get_or_make(2, |number| number * 10).unwrap() += 1;
         assert!(vector.iter().eq([(0, &0), (1, &10), (2, &21)]));
+        assert_eq!(vector.made(), 3);
         assert_eq!(vector.get_or_make(2, |_| unreachable!("it was made")), Some(&mut 21));
         assert_eq!((vector.get(1), vector.get(3), vector.bound()), (Some(&10), None, 4));
         assert_eq!(vector.get_mut(3), None);

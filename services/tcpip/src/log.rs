@@ -85,6 +85,8 @@ pub enum State {
     Address,
     /// There is none any more.
     AddressLost,
+    /// Another host claims our address, too.
+    AddressClaimed,
 }
 
 /// The kind of a line.
@@ -98,6 +100,7 @@ enum Kind {
     Lease,
     Address,
     AddressLost,
+    AddressClaimed,
     Control,
     Message,
     Connection,
@@ -110,7 +113,7 @@ enum Kind {
 
 /// For each kind, in the order of their numbers, the peer that a line is about, and what the line
 /// says without its details.
-const TEXTS: [(Kind, Peer, &str); 16] = [
+const TEXTS: [(Kind, Peer, &str); 17] = [
     (Kind::LinkMessage, Peer::Netfront, "a malformed message"),
     (Kind::LinkPage, Peer::Netfront, "a page that it does not hold"),
     (Kind::LinkParameters, Peer::Netfront, "an impossible address or MTU"),
@@ -119,6 +122,7 @@ const TEXTS: [(Kind, Peer, &str); 16] = [
     (Kind::Lease, Peer::Network, "an address that no host can have"),
     (Kind::Address, Peer::Network, "address"),
     (Kind::AddressLost, Peer::Network, "address lost"),
+    (Kind::AddressClaimed, Peer::Network, "address claimed by another host, too"),
     (Kind::Control, Peer::Control, "a malformed message"),
     (Kind::Message, Peer::Application, "a malformed message"),
     (Kind::Connection, Peer::Application, "a connection that it does not have"),
@@ -162,7 +166,9 @@ impl Display for Line {
         let (_, peer, text) = TEXTS[self.kind as usize];
         let name = peer.name();
         match self.kind {
-            Kind::LinkUp | Kind::LinkDown | Kind::Address | Kind::AddressLost => return f.write_str(text),
+            Kind::LinkUp | Kind::LinkDown | Kind::Address | Kind::AddressLost | Kind::AddressClaimed => {
+                return f.write_str(text);
+            }
             Kind::Port | Kind::PortCount => write!(f, "refused {name}: {text}")?,
             _ => match self.malformed {
                 Some(malformed) => write!(f, "violation by {name}: {malformed}")?,
@@ -229,6 +235,7 @@ impl Logs {
             State::LinkDown => Kind::LinkDown,
             State::Address => Kind::Address,
             State::AddressLost => Kind::AddressLost,
+            State::AddressClaimed => Kind::AddressClaimed,
         };
         let log = &mut self.peers[TEXTS[kind as usize].1 as usize];
         log.add(console, now, kind as usize, line);

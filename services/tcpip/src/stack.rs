@@ -1,6 +1,7 @@
 //! The service's main loop: each pass serves the link, smoltcp's sockets and the applications once.
 
 mod applications;
+mod claim;
 mod interfaces;
 mod notices;
 
@@ -25,6 +26,7 @@ use crate::echo::Echo;
 use crate::link::arp;
 use crate::link::device::{Event, LinkDevice, QUEUE_RETRY};
 use crate::link::frame::FrameKind;
+use crate::link::neighbours::{MAX_NEIGHBOURS, MIN_NEIGHBOURS, Neighbours};
 use crate::log::{Logs, State, Violation};
 use crate::quiesce::Quiesce;
 use crate::segment::Segment;
@@ -36,6 +38,7 @@ use crate::tcp::opening::Opening;
 use crate::tcp::receive::Received;
 use crate::tcp::transmit::Progress;
 use crate::time::{from_smoltcp, to_smoltcp};
+use claim::Claim;
 use notices::PendingNotices;
 
 /// The largest number of messages taken from one queue in a pass.
@@ -66,6 +69,7 @@ pub struct Stack<S, M: Memory> {
     /// The time at which smoltcp wants them to be polled, if nothing happens before.
     other_sockets_at: Option<Instant>,
     address: Address,
+    claim: Claim,
     echo: Option<Echo>,
     clients: ArrayVec<Server<Socket, S, M>, CLIENTS>,
     notices: [PendingNotices; CLIENTS],
@@ -79,10 +83,24 @@ pub struct Stack<S, M: Memory> {
 /// Returns how many bytes of the heap all sockets may take.
 ///
 /// The policy gives tcpip five bytes of heap for two bytes of the stream-out region, and at least
-/// 256 KiB. 128 KiB of that are for what does not grow with the connections: the frame buffer,
-/// reassembly, the interface. `tests/heap.rs` measures that they are enough.
+/// 256 KiB. 162 KiB of that, or 128 KiB of a heap below 512 KiB, are for what does not grow with the connections: the frame buffer,
+/// reassembly, the interface, the neighbours. `tests/heap.rs` measures that they are enough.
 fn socket_budget(stream_out: usize) -> usize {
-    (stream_out / 2 * 5).max(256 * 1024) - 128 * 1024
+    heap(stream_out) - if is_small(stream_out) { 128 * 1024 } else { 162 * 1024 }
+}
+
+/// Returns the number of neighbours that are kept.
+fn neighbour_count(stream_out: usize) -> usize {
+    if is_small(stream_out) { MIN_NEIGHBOURS } else { MAX_NEIGHBOURS }
+}
+
+fn heap(stream_out: usize) -> usize {
+    (stream_out / 2 * 5).max(256 * 1024)
+}
+
+/// Returns `true` if the heap has no room for all neighbours beside as many connections.
+fn is_small(stream_out: usize) -> bool {
+    heap(stream_out) < 512 * 1024
 }
 
 impl<S: System, M: Memory> Stack<S, M> {
@@ -97,6 +115,7 @@ impl<S: System, M: Memory> Stack<S, M> {
             caps.console.line(format_args!("no entropy: sequence numbers can be guessed"));
             [caps.clock.now().0, 0]
         });
+        let neighbours = Neighbours::new(neighbour_count(caps.stream_out.len()), random);
         let config = config::parse(caps.command_line, |option| caps.console.line(format_args!("{option}")));
         let mut other_sockets = SocketSet::new(Vec::new());
         let address = Address::new(config.addressing, &mut other_sockets);
@@ -106,13 +125,14 @@ impl<S: System, M: Memory> Stack<S, M> {
             console: caps.console,
             clock: caps.clock,
             entropy: caps.entropy,
-            device: LinkDevice::new(caps.net, caps.rx_pool, caps.tx_pool, config.offload, random),
+            device: LinkDevice::new(caps.net, caps.rx_pool, caps.tx_pool, config.offload, neighbours),
             interface: None,
             connections,
             numbers: IsnGenerator::new(secret),
             other_sockets,
             other_sockets_at: Some(Instant::START),
             address,
+            claim: Claim::default(),
             echo,
             clients: caps.socket_clients,
             notices: [PendingNotices { down: true, ..PendingNotices::default() }; CLIENTS],
@@ -150,7 +170,7 @@ impl<S: System, M: Memory> Stack<S, M> {
         self.recreate_interface(mac, now);
         match change {
             Some(change) => self.address_changed(change, now),
-            None => self.use_address(),
+            None => self.use_address(now),
         }
     }
 
@@ -178,15 +198,16 @@ impl<S: System, M: Memory> Stack<S, M> {
                 notices.up = up;
             }
         }
-        self.use_address();
+        self.use_address(now);
     }
 
     /// Gives the current address to the interface and to the table of neighbours, and announces it.
     #[cold]
-    fn use_address(&mut self) {
+    fn use_address(&mut self, now: Instant) {
         self.apply_address();
         self.device.set_lease(self.address.current);
         self.announce();
+        self.claim.begin(now);
     }
 
     /// Announces our address and MAC address to the hosts on the link.
@@ -195,6 +216,21 @@ impl<S: System, M: Memory> Stack<S, M> {
         let (Some(interface), Some(lease)) = (&self.interface, self.address.current) else { return };
         let HardwareAddress::Ethernet(mac) = interface.hardware_addr();
         self.device.send(&arp::announcement(mac.0, lease.address.address().octets()));
+    }
+
+    /// Answers a host with the link address `mac`, which claims our address: says so, and announces
+    /// that the address is ours. The address stays in use, as for a server it should.
+    #[cold]
+    fn dispute(&mut self, mac: [u8; 6], now: Instant) {
+        if let Some(lease) = self.address.current.filter(|_| self.claim.may_defend(now)) {
+            let line = format_args!(
+                "address {} is claimed by {}, too: give one of the two another",
+                lease.address.address(),
+                EthernetAddress(mac)
+            );
+            self.logs.state(&self.console, now, State::AddressClaimed, line);
+            self.announce();
+        }
     }
 
     /// Parses received frames. Returns `true` if more could be parsed at once.
@@ -210,7 +246,11 @@ impl<S: System, M: Memory> Stack<S, M> {
             match self.device.next_frame(mac, own) {
                 None => return false,
                 Some(FrameKind::Segment(segment)) => self.handle_segment(&segment, now),
-                Some(FrameKind::Arp) => self.device.handle_arp(own.map(|own| own.address().octets())),
+                Some(FrameKind::Arp) => {
+                    if let Some(claimant) = self.device.handle_arp(own.map(|own| own.address().octets())) {
+                        self.dispute(claimant, now);
+                    }
+                }
                 Some(_) => {
                     self.parse(now);
                     self.poll_other_sockets(now);
@@ -399,7 +439,8 @@ impl<S: System, M: Memory> Stack<S, M> {
         // While the link cannot send, these sockets have nothing to do until a notification.
         let other_sockets = self.other_sockets_at.filter(|_| self.device.can_send());
         let of_logs = Instant::earlier(self.quiesce.deadline(), self.logs.deadline());
-        let of_connections = Instant::earlier(self.connections.deadline(), of_logs);
+        let of_peers = Instant::earlier(self.claim.deadline(), self.connections.deadline());
+        let of_connections = Instant::earlier(of_peers, of_logs);
         Instant::earlier(of_connections, Instant::earlier(blocked, other_sockets))
     }
 
@@ -436,6 +477,9 @@ impl<S: System, M: Memory> Service for Stack<S, M> {
         if self.other_sockets_at.is_some_and(|at| at <= now) {
             self.poll_other_sockets(now);
             self.poll_address(now);
+        }
+        if self.claim.take_due(now) {
+            self.announce();
         }
         more |= self.serve_connections(now);
         self.quiesce.advance(now, &mut self.connections, &mut self.device);

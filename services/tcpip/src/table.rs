@@ -21,6 +21,11 @@ impl Key {
         Source(Key(self.0 >> 32 << 32))
     }
 
+    /// Returns the peer's address.
+    pub fn address(self) -> [u8; 4] {
+        ((self.0 >> 32) as u32).to_be_bytes()
+    }
+
     /// Returns the peer's address and port, and our port, in network byte order.
     pub fn bytes(self) -> [u8; 8] {
         self.0.to_be_bytes()

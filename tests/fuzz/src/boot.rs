@@ -237,8 +237,9 @@ impl Boot {
             data.push((number(self.at + 40, 8), map.len() as u64 * 24));
         }
         let line = number(self.at + 24, 8);
-        let text =
-            (line..=u64::MAX).take(MAX_COMMAND_LINE).take_while(|at| self.ram.number(*at, 1).is_some_and(|byte| byte != 0));
+        let text = (line..=u64::MAX)
+            .take(MAX_COMMAND_LINE)
+            .take_while(|at| self.ram.number(*at, 1).is_some_and(|byte| byte != 0));
         data.push((line, text.count() as u64));
         for (Gfn(page), owner) in [(self.pages.xenstore, "XenStore"), (self.pages.console, "console")]
             .into_iter()

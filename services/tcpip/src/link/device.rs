@@ -24,6 +24,7 @@ use smoltcp::phy::{Checksum, Device, DeviceCapabilities, Medium};
 use smoltcp::time::Instant;
 
 use super::frame::{ETHERNET_HEADER, MAX_HEADERS, SEGMENT_HEADERS};
+use super::neighbours::Neighbours;
 use super::page_runs::PageRuns;
 use super::rx_part::RxPart;
 use super::transmitter::Transmitter;
@@ -99,11 +100,17 @@ pub struct LinkDevice<S, M: Memory> {
 
 impl<S: System, M: Memory> LinkDevice<S, M> {
     /// Creates the device. The link is down at first. Without `use_offloads`, every frame is sent
-    /// complete, whatever the link offers. `random` is secret.
-    pub fn new(net: Client<Net, S, M>, rx_pool: M, tx_pool: M::Exclusive, use_offloads: bool, random: u64) -> Self {
+    /// complete, whatever the link offers.
+    pub fn new(
+        net: Client<Net, S, M>,
+        rx_pool: M,
+        tx_pool: M::Exclusive,
+        use_offloads: bool,
+        neighbours: Neighbours,
+    ) -> Self {
         let rx = (rx_pool.len() / PAGE_SIZE).min(usize::from(u16::MAX));
         LinkDevice {
-            transmitter: Transmitter::new(net, tx_pool, random),
+            transmitter: Transmitter::new(net, tx_pool, neighbours),
             pool: rx_pool,
             owned: vec![false; rx],
             received: VecDeque::with_capacity(rx),

@@ -8,37 +8,44 @@
 //! While requests are unanswered, it evicts no neighbour in use either. Otherwise it may take the
 //! entry of the neighbour to which nothing was sent for longest. Nobody takes the gateway's entry.
 //!
-//! A host for which we sent a request keeps its entry for a second, whoever wants it. So, under one
+//! A host that confirmed its address within the last second keeps its entry, and so does
+//! a host for which we sent a request, whoever wants it. So, under one
 //! lease, at most one request a second is sent for each host, and at most as many in total as there
 //! are entries. Some entries are reserved for hosts that send us requests, so that hosts that do
 //! not answer cannot keep them out.
+//!
+//! A neighbour is requested again a minute after it confirmed its address, unless TCP made progress
+//! through it just before: then what we send arrives (RFC 1122, 2.3.2.1; RFC 4861, 7.3.1).
 
-use alloc::vec::Vec;
 use core::time::Duration;
 
-use cloister_collections::Lists;
+use cloister_collections::{LazyVec, Lists};
 use cloister_interfaces::Instant;
 use smoltcp::wire::Ipv4Address;
 
-use super::arp::{ArpHost, BROADCAST};
+use super::arp::{ArpHost, BROADCAST, UNRESOLVED};
 use crate::address::Lease;
 use crate::config::Usable;
 use crate::table::{Key, Table};
 
-/// The number of entries.
-pub const MAX_NEIGHBOURS: usize = 128;
+/// The number of entries where the heap has room for them. Their memory is reserved at the start and written when it is first used.
+pub const MAX_NEIGHBOURS: usize = 1024;
+/// The number of entries in the smallest guests.
+pub const MIN_NEIGHBOURS: usize = 128;
 /// The time for which a confirmed address is valid before it is requested again.
 const VALID: Duration = Duration::from_secs(60);
 /// The shortest time between two requests for one neighbour (RFC 1122, 2.3.2.1).
 const REQUEST_INTERVAL: Duration = Duration::from_secs(1);
+/// The longest time since TCP made progress through a neighbour for which that confirms its address.
+const PROGRESS_VALID: Duration = Duration::from_secs(5);
 /// The number of requests to a known neighbour itself before they are broadcast.
 const MAX_POLLS: u8 = 3;
 
-/// The number of entries reserved for hosts that only send us requests: as many as may come and be
-/// used in a second while all other entries are of hosts that do not answer.
-const RESERVE: usize = 24;
-/// The number of hosts that may be requested whatever the reserve.
-const ALWAYS_ALLOWED: usize = 8;
+/// Of sixteen entries, those reserved for hosts that only send us requests: as many as may come and
+/// be used in a second while all other entries are of hosts that do not answer.
+const RESERVED_SIXTEENTHS: usize = 3;
+/// Of sixteen entries, those of hosts that may be requested whatever the reserve.
+const ALWAYS_ALLOWED_SIXTEENTHS: usize = 1;
 
 /// The lists of entries, the oldest first: hosts that only sent us requests.
 const STRANGERS: usize = 0;
@@ -46,17 +53,16 @@ const STRANGERS: usize = 0;
 const UNANSWERED: usize = 1;
 /// Hosts in use.
 const USED: usize = 2;
-/// Entries that are not in use.
+/// Entries that were in use and are not any more.
 const FREE: usize = 3;
 
 #[derive(Clone, Copy)]
 struct Entry {
-    /// Its link address, once it is known.
-    mac: Option<[u8; 6]>,
-    /// The time at which it last confirmed its address.
-    confirmed_at: Instant,
-    /// The time at which the next request for it may be sent.
-    next_request: Instant,
+    /// The time at which the next request for it may be sent. After it confirmed its address, that
+    /// is when the address is no longer valid.
+    due: Instant,
+    /// Its link address, or [`UNRESOLVED`] while it is not known.
+    mac: [u8; 6],
     /// The number of requests since it last confirmed its address.
     polls: u8,
     /// It only sent us a request. Nothing was sent to it.
@@ -64,16 +70,24 @@ struct Entry {
     /// Something was sent to it since its entry was last considered for eviction.
     used: bool,
 }
+const _: () = assert!(size_of::<Entry>() <= 24, "the heap has room for this many bytes of each");
+
+impl Entry {
+    /// Returns its link address, if it is known.
+    fn mac(&self) -> Option<[u8; 6]> {
+        (self.mac != UNRESOLVED).then_some(self.mac)
+    }
+
+    /// Returns `true` if no other host may take its entry: it was requested, or confirmed its
+    /// address, within the last second.
+    fn is_kept(&self, now: Instant) -> bool {
+        let confirmed = self.polls == 0 && self.mac != UNRESOLVED;
+        now + if confirmed { VALID - REQUEST_INTERVAL } else { Duration::ZERO } < self.due
+    }
+}
 
 /// An entry that is not in use.
-const UNUSED: Entry = Entry {
-    mac: None,
-    confirmed_at: Instant::START,
-    next_request: Instant::START,
-    polls: 0,
-    stranger: false,
-    used: false,
-};
+const UNUSED: Entry = Entry { due: Instant::START, mac: UNRESOLVED, polls: 0, stranger: false, used: false };
 
 /// The route to a destination.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -99,26 +113,30 @@ struct Last {
 /// The table of neighbours.
 pub struct Neighbours {
     table: Table,
-    entries: Vec<Entry>,
+    /// The entries that were ever used, and room for the others.
+    entries: LazyVec<Entry>,
     lists: Lists,
     lease: Option<Lease>,
     /// The entry of the gateway. It is in no list.
     gateway: Option<u16>,
     /// The route of the last packet, if its link address is known.
     last: Option<Last>,
+    /// The peer through whose next hop TCP made progress last, and when.
+    progress: ([u8; 4], Instant),
     now: Instant,
 }
 
 impl Neighbours {
-    /// Creates an empty table. `random` is secret.
-    pub fn new(random: u64) -> Self {
+    /// Creates an empty table of `count` entries. `random` is secret.
+    pub fn new(count: usize, random: u64) -> Self {
         Neighbours {
-            table: Table::new(MAX_NEIGHBOURS, random),
-            entries: alloc::vec![UNUSED; MAX_NEIGHBOURS],
-            lists: Lists::with_all(4, MAX_NEIGHBOURS, FREE).unwrap_or_default(),
+            table: Table::new(count, random),
+            entries: LazyVec::new(count).unwrap_or_default(),
+            lists: Lists::new(4, count).unwrap_or_default(),
             lease: None,
             gateway: None,
             last: None,
+            progress: ([0; 4], Instant::START),
             now: Instant::START,
         }
     }
@@ -132,6 +150,7 @@ impl Neighbours {
         }
         self.gateway.into_iter().for_each(|index| self.release(index));
         (self.lease, self.gateway, self.last) = (lease, None, None);
+        self.progress = ([0; 4], Instant::START);
         self.gateway = lease.and_then(|lease| lease.gateway).and_then(|gateway| {
             let index = self.insert(gateway.octets(), None)?;
             self.lists.remove(index);
@@ -147,6 +166,18 @@ impl Neighbours {
     /// Returns the time of this pass.
     pub fn now(&self) -> Instant {
         self.now
+    }
+
+    /// Records that the peer at `from` acknowledged what we sent to it.
+    #[inline]
+    pub fn record_progress(&mut self, from: [u8; 4]) {
+        self.progress = (from, self.now);
+    }
+
+    /// Returns when TCP made progress through `hop`, if that was just now.
+    fn progress_through(&self, hop: [u8; 4]) -> Option<Instant> {
+        let (peer, at) = self.progress;
+        (self.now < at + PROGRESS_VALID && self.next_hop(peer) == Some(hop)).then_some(at)
     }
 
     /// Returns our own address.
@@ -170,26 +201,31 @@ impl Neighbours {
             None => self.insert(hop, None)?,
         };
         let (now, pinned) = (self.now, self.gateway == Some(index));
-        let entry = self.entries.get_mut(usize::from(index))?;
+        let (progress, reserve_short) = (self.progress_through(hop), self.is_reserve_short());
+        let entry = self.entries.get_mut(index)?;
         entry.used = true;
-        let known = entry.mac.is_some();
-        let aged = !known || now >= entry.confirmed_at + VALID;
-        let due = aged && now >= entry.next_request;
+        let known = entry.mac().is_some();
+        if known
+            && now >= entry.due
+            && let Some(at) = progress
+        {
+            (entry.due, entry.polls) = (at + VALID, 0);
+        }
         let mut request_to = None;
-        if due {
+        if now >= entry.due {
             // It was requested before, and its entry belongs to the reserve.
-            if entry.polls > 0 && !known && !pinned && is_reserve_short(&self.lists) {
+            if entry.polls > 0 && !known && !pinned && reserve_short {
                 self.release(index);
                 return Some(Route { hop, mac: None, request_to: None });
             }
             if entry.polls >= MAX_POLLS {
-                entry.mac = None;
+                entry.mac = UNRESOLVED;
             }
-            entry.next_request = now + REQUEST_INTERVAL;
+            entry.due = now + REQUEST_INTERVAL;
             entry.polls = entry.polls.saturating_add(1);
-            request_to = Some(entry.mac.unwrap_or(BROADCAST));
+            request_to = Some(entry.mac().unwrap_or(BROADCAST));
         }
-        let (mac, until) = (entry.mac, entry.confirmed_at + VALID);
+        let (mac, until) = (entry.mac(), entry.due);
         let moved = core::mem::take(&mut entry.stranger) || known != mac.is_some();
         let requested = request_to.is_some() && mac.is_none();
         if (moved || requested) && !pinned {
@@ -202,7 +238,7 @@ impl Neighbours {
     /// Returns the link address of a next hop, if it is known.
     pub fn mac_of(&mut self, hop: [u8; 4]) -> Option<[u8; 6]> {
         let index = self.index(hop)?;
-        self.entries.get(usize::from(index))?.mac
+        self.entries.get(index)?.mac()
     }
 
     /// Records the link address that a host states for itself. With `is_request`, it sent a request
@@ -219,9 +255,9 @@ impl Neighbours {
         self.last = None;
         let Some(index) = known.or_else(|| self.insert(from.address, Some(from.mac))) else { return };
         let (now, pinned) = (self.now, self.gateway == Some(index));
-        let Some(entry) = self.entries.get_mut(usize::from(index)) else { return };
-        let silent = entry.mac.is_none();
-        (entry.mac, entry.confirmed_at, entry.polls) = (Some(from.mac), now, 0);
+        let Some(entry) = self.entries.get_mut(index) else { return };
+        let silent = entry.mac().is_none();
+        (entry.mac, entry.due, entry.polls) = (from.mac, now + VALID, 0);
         if silent && !pinned {
             self.lists.move_to_back(index, USED);
         }
@@ -246,8 +282,9 @@ impl Neighbours {
     fn insert(&mut self, address: [u8; 4], mac: Option<[u8; 6]>) -> Option<u16> {
         let index = self.allocate(mac.is_some())?;
         self.last = None;
-        *self.entries.get_mut(usize::from(index))? =
-            Entry { mac, confirmed_at: self.now, next_request: self.now, stranger: mac.is_some(), ..UNUSED };
+        let due = if mac.is_some() { self.now + VALID } else { self.now };
+        *self.entries.get_or_make(index, |_| UNUSED)? =
+            Entry { mac: mac.unwrap_or(UNRESOLVED), due, stranger: mac.is_some(), ..UNUSED };
         self.table.insert(index, Key::new(address, 0, 0));
         self.lists.move_to_back(index, if mac.is_some() { STRANGERS } else { UNANSWERED });
         Some(index)
@@ -284,14 +321,25 @@ impl Neighbours {
     fn release(&mut self, index: u16) {
         self.table.remove(index);
         self.lists.move_to_back(index, FREE);
-        if let Some(entry) = self.entries.get_mut(usize::from(index)) {
+        if let Some(entry) = self.entries.get_mut(index) {
             *entry = UNUSED;
         }
     }
 
     /// Returns a free entry, or that of the oldest stranger.
     fn free_or_stranger(&self) -> Option<u16> {
-        self.lists.front(FREE).or_else(|| self.lists.front(STRANGERS))
+        let unused = || Some(self.entries.made() as u16).filter(|_| self.unused() > 0);
+        self.lists.front(FREE).or_else(unused).or_else(|| self.lists.front(STRANGERS))
+    }
+
+    /// Returns the number of entries that were never used.
+    fn unused(&self) -> usize {
+        self.entries.bound() - self.entries.made()
+    }
+
+    /// Returns the number of entries that strangers have or can have.
+    fn spare(&self) -> usize {
+        self.unused() + self.lists.len(FREE) + self.lists.len(STRANGERS)
     }
 
     /// Returns the host without an answer that was requested longest ago, if that is at least a
@@ -302,19 +350,34 @@ impl Neighbours {
 
     /// Returns `true` if one more host may be requested in a spare entry.
     fn has_beyond_reserve(&self) -> bool {
-        count_spare(&self.lists) > if self.lists.len(UNANSWERED) < ALWAYS_ALLOWED { 0 } else { RESERVE }
+        self.spare()
+            > if self.lists.len(UNANSWERED) < self.sixteenths(ALWAYS_ALLOWED_SIXTEENTHS) {
+                0
+            } else {
+                self.sixteenths(RESERVED_SIXTEENTHS)
+            }
     }
 
-    /// Returns `true` if a request for this neighbour may be sent.
+    /// Returns `true` if hosts that do not answer have entries that belong to the reserve.
+    fn is_reserve_short(&self) -> bool {
+        self.spare() < self.sixteenths(RESERVED_SIXTEENTHS)
+            && self.lists.len(UNANSWERED) > self.sixteenths(ALWAYS_ALLOWED_SIXTEENTHS)
+    }
+
+    fn sixteenths(&self, count: usize) -> usize {
+        self.entries.bound() / 16 * count
+    }
+
+    /// Returns `true` if another host may take this neighbour's entry.
     fn is_due(&self, index: u16) -> bool {
-        self.entries.get(usize::from(index)).is_some_and(|entry| self.now >= entry.next_request)
+        self.entries.get(index).is_some_and(|entry| !entry.is_kept(self.now))
     }
 
     /// Returns the neighbour in use to which nothing was sent for longest.
     fn least_used(&mut self) -> Option<u16> {
         for _ in 0..self.lists.len(USED) {
             let index = self.lists.front(USED)?;
-            let entry = self.entries.get_mut(usize::from(index))?;
+            let entry = self.entries.get_mut(index)?;
             let last = self.last.is_some_and(|last| last.index == index);
             if !core::mem::take(&mut entry.used) && !last {
                 break;
@@ -323,16 +386,6 @@ impl Neighbours {
         }
         self.lists.front(USED)
     }
-}
-
-/// Returns the number of entries that strangers have or can have.
-fn count_spare(lists: &Lists) -> usize {
-    lists.len(FREE) + lists.len(STRANGERS)
-}
-
-/// Returns `true` if hosts that do not answer have entries that belong to the reserve.
-fn is_reserve_short(lists: &Lists) -> bool {
-    count_spare(lists) < RESERVE && lists.len(UNANSWERED) > ALWAYS_ALLOWED
 }
 
 #[cfg(test)]

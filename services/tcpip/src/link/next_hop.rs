@@ -7,7 +7,7 @@ use super::frame::unresolved_destination;
 use super::neighbours::{Neighbours, Route};
 
 /// The largest number of frames that wait for the link address of their next hop.
-pub(super) const MAX_PARKED: usize = 8;
+pub(super) const MAX_PARKED: usize = 32;
 /// A frame of one page that waits for a link address.
 #[derive(Clone, Copy)]
 pub(super) struct ParkedFrame {

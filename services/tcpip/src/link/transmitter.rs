@@ -48,14 +48,14 @@ pub struct Transmitter<S, M: Memory> {
     /// Our MAC address.
     pub(super) mac: [u8; 6],
     pub(super) neighbours: Neighbours,
-    /// Frames that wait for the link address of their next hop: the last one for each.
+    /// Frames that wait for the link address of their next hop, the oldest first.
     pub(super) parked: ArrayVec<([u8; 4], ParkedFrame), MAX_PARKED>,
     /// The DHCP client has sent a message.
     pub(super) dhcp_sent: bool,
 }
 
 impl<S: System, M: Memory> Transmitter<S, M> {
-    pub(super) fn new(net: Client<Net, S, M>, tx_pool: M::Exclusive, random: u64) -> Self {
+    pub(super) fn new(net: Client<Net, S, M>, tx_pool: M::Exclusive, neighbours: Neighbours) -> Self {
         let tx = (tx_pool.size() / PAGE_SIZE).min(MAX_PAGES);
         Transmitter {
             net,
@@ -71,7 +71,7 @@ impl<S: System, M: Memory> Transmitter<S, M> {
             identification: 0,
             flush_due: false,
             mac: [0; 6],
-            neighbours: Neighbours::new(random),
+            neighbours,
             parked: ArrayVec::new(),
             dhcp_sent: false,
         }

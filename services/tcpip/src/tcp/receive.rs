@@ -91,6 +91,10 @@ impl Connection {
         }
         let Some(socket) = self.socket() else { return Received::Dropped };
         let after = (socket.send_queue(), socket.state());
+        // What we sent was acknowledged, so it reaches the peer.
+        if after.0 < before.0 || before.1 == State::SynReceived && after.1 == State::Established {
+            device.record_progress(segment.key.address());
+        }
         self.parsed(segment, before, after, blocks, device.link_mss() as u32, now);
         if let Some(built) = device.take_built() {
             self.recovery.on_sent(built, now);

@@ -3,6 +3,8 @@ use smoltcp::wire::Ipv4Cidr;
 
 use super::*;
 
+const RESERVE: usize = 192;
+const ALWAYS_ALLOWED: usize = 64;
 const GATEWAY: [u8; 4] = [10, 0, 0, 1];
 
 /// Returns the configuration of a property that is checked with this many cases.
@@ -16,7 +18,7 @@ fn arp_host(high: u8, low: u8, mac: u8) -> ArpHost {
 
 /// Returns a table that knows the gateway.
 fn neighbours() -> Neighbours {
-    let mut neighbours = Neighbours::new(12_345);
+    let mut neighbours = Neighbours::new(MAX_NEIGHBOURS, 12_345);
     let address = Ipv4Cidr::new(Ipv4Address::new(10, 0, 0, 2), 16);
     neighbours.set_lease(Some(Lease { address, gateway: Some(GATEWAY.into()) }));
     neighbours.set_time(Instant(1 << 40));
@@ -236,13 +238,18 @@ proptest! {
     }
 }
 
+/// Returns a host of a number.
+fn numbered(high: u8, number: usize) -> ArpHost {
+    arp_host(high + (number / 250) as u8, (number % 250) as u8, 0)
+}
+
 #[test]
 fn a_requested_host_keeps_its_entry_for_a_second() {
     let (mut neighbours, mut asked) = (neighbours(), Asked::default());
     for round in 0..8 {
-        for low in 0..127 {
-            asked.send(&mut neighbours, [10, 0, 140, low]);
-            neighbours.learn(arp_host(100 + round, low, 9), true);
+        for number in 0..MAX_NEIGHBOURS - 1 {
+            asked.send(&mut neighbours, numbered(140, number).address);
+            neighbours.learn(numbered(100 + round * 4, number), true);
         }
     }
     asked.check();
@@ -251,40 +258,71 @@ fn a_requested_host_keeps_its_entry_for_a_second() {
 
 #[test]
 fn a_few_hosts_can_be_requested_however_many_are_in_use() {
-    for friends in [MAX_NEIGHBOURS - 1 - RESERVE, 110] {
+    for friends in [MAX_NEIGHBOURS - 1 - RESERVE, MAX_NEIGHBOURS - 1 - ALWAYS_ALLOWED] {
         let (mut neighbours, mut asked) = (neighbours(), Asked::default());
-        for low in 0..friends as u8 {
-            asked.send(&mut neighbours, [10, 0, 1, low]);
-            neighbours.learn(arp_host(1, low, 0), false);
+        for number in 0..friends {
+            asked.send(&mut neighbours, numbered(1, number).address);
+            neighbours.learn(numbered(1, number), false);
         }
         for second in 0..3 {
             asked.0.clear();
-            for low in 0..50 {
-                asked.send(&mut neighbours, [10, 0, 140 + second, low]);
+            for number in 0..500 {
+                asked.send(&mut neighbours, numbered(140 + second * 2, number).address);
             }
-            assert_eq!(asked.0.len(), 8, "beside {friends}");
+            assert_eq!(asked.0.len(), ALWAYS_ALLOWED, "beside {friends}");
             neighbours.set_time(neighbours.now() + REQUEST_INTERVAL);
         }
-        let known = (0..friends as u8).filter(|low| mac(&mut neighbours, [10, 0, 1, *low]).is_some()).count();
+        let known = (0..friends).filter(|number| mac(&mut neighbours, numbered(1, *number).address).is_some()).count();
         assert_eq!(known, friends);
     }
 }
 
 #[test]
 fn the_least_recently_used_neighbour_is_evicted() {
-    let mut neighbours = neighbours();
-    for low in 0..=255 {
-        let host = arp_host(1, low, 0);
+    let (mut neighbours, count) = (neighbours(), 2 * MAX_NEIGHBOURS);
+    for number in 0..count {
+        let host = numbered(1, number);
         neighbours.set_time(neighbours.now() + Duration::from_millis(10));
         assert_eq!(mac(&mut neighbours, host.address), None);
         neighbours.learn(host, false);
         assert_eq!(mac(&mut neighbours, host.address), Some(host.mac));
         assert!(mac(&mut neighbours, [192, 0, 2, 1]).is_some());
     }
-    let known = (0..=255).filter(|low| mac(&mut neighbours, [10, 0, 1, *low]).is_some()).count();
-    // Hosts that are requested take entries, too.
-    assert!(known >= MAX_NEIGHBOURS / 2, "{known}");
+    let recent = count - MAX_NEIGHBOURS / 2..count;
+    assert!(recent.clone().all(|number| mac(&mut neighbours, numbered(1, number).address).is_some()));
     assert!(mac(&mut neighbours, [192, 0, 2, 1]).is_some());
+}
+
+/// The table takes no more work at the start than a smaller one.
+#[test]
+fn entries_are_made_when_they_are_used() {
+    let mut neighbours = neighbours();
+    assert_eq!(neighbours.entries.made(), 1);
+    for number in 0..2 * MAX_NEIGHBOURS {
+        neighbours.learn(numbered(1, number), true);
+    }
+    assert_eq!(neighbours.entries.made(), MAX_NEIGHBOURS);
+}
+
+/// Progress counts for the next hop that it was made through, and for a few seconds.
+#[test]
+fn progress_confirms_the_neighbour_it_was_made_through() {
+    let (far, friend) = ([192, 0, 2, 1], arp_host(1, 1, 0));
+    let requests = |through: [u8; 4], seconds: u64| {
+        let mut neighbours = neighbours();
+        neighbours.learn(friend, true);
+        neighbours.set_time(neighbours.now() + (VALID - Duration::from_secs(1)));
+        neighbours.record_progress(through);
+        neighbours.set_time(neighbours.now() + Duration::from_secs(seconds));
+        [far, friend.address].map(|to| neighbours.route(to).and_then(|route| route.request_to).is_some())
+    };
+    assert_eq!(requests(far, 0), [false, false], "they are valid");
+    for (through, asked) in
+        [(far, [false, true]), (GATEWAY, [false, true]), (friend.address, [true, false]), ([0; 4], [true, true])]
+    {
+        assert_eq!(requests(through, 4), asked, "{through:?}");
+        assert_eq!(requests(through, 5), [true, true], "{through:?}, too late");
+    }
 }
 
 #[test]

@@ -10,7 +10,10 @@ use crate::link::neighbours::Route;
 use crate::link::next_hop::{MAX_PARKED, ParkedFrame, Resolution};
 
 /// One page of the pool for this many may hold a waiting frame.
-const PAGES_PER_PARKED: usize = 8;
+const PAGES_PER_PARKED: usize = 4;
+/// The largest number of frames that wait for one next hop: what a handshake and a first answer
+/// take.
+const MAX_PARKED_FOR_HOP: usize = 4;
 /// The longest time that a frame waits.
 const MAX_PARKED_TIME: core::time::Duration = core::time::Duration::from_secs(3);
 
@@ -43,37 +46,66 @@ impl<S: System, M: Memory> Transmitter<S, M> {
         self.built = built;
     }
 
-    /// Keeps a frame until the link address of `hop` is known (RFC 1122, 2.3.2.2). Only the last
-    /// frame for each next hop is kept.
+    /// Keeps a frame until the link address of `hop` is known (RFC 1122, 2.3.2.2). If there is no
+    /// room, the oldest frame of the next hop with the most waiting frames is dropped.
     #[cold]
     fn park(&mut self, hop: [u8; 4], page: TxPage, count: usize, request: &Request) {
+        let max_parked = (self.in_flight.len() / PAGES_PER_PARKED).min(MAX_PARKED);
         let (length, offload) = match request {
-            Request::Transmit { length, offload, .. } if count == 1 => (*length, *offload),
+            Request::Transmit { length, offload, .. } if count == 1 && max_parked > 0 => (*length, *offload),
             _ => return self.free.give_back(page, count),
         };
-        let max_parked = (self.in_flight.len() / PAGES_PER_PARKED).min(MAX_PARKED);
-        let same = self.parked.iter().position(|(other, _)| *other == hop);
-        if let Some(old) = same.or_else(|| (self.parked.len() >= max_parked).then_some(0))
-            && let Some((_, old)) = self.parked.pop_at(old)
-        {
-            self.free.give_back(old.page, 1);
+        if self.count_parked(hop) >= MAX_PARKED_FOR_HOP {
+            self.drop_oldest(hop);
+        } else if self.parked.len() >= max_parked {
+            // Of several, the one whose oldest frame has waited longest.
+            let most = self.parked.iter().map(|(hop, _)| *hop).rev().max_by_key(|hop| self.count_parked(*hop));
+            most.into_iter().for_each(|hop| self.drop_oldest(hop));
         }
         let parked = ParkedFrame { page, length, offload, since: self.neighbours.now() };
-        if max_parked == 0 || self.parked.try_push((hop, parked)).is_err() {
+        if self.parked.try_push((hop, parked)).is_err() {
             self.free.give_back(page, 1);
         }
     }
 
-    /// Sends the frame that waits for the link address of `hop`, if that is known now.
+    /// Returns the number of frames that wait for the link address of `hop`.
+    fn count_parked(&self, hop: [u8; 4]) -> usize {
+        self.parked.iter().filter(|(other, _)| *other == hop).count()
+    }
+
+    /// Takes the oldest frame that waits for the link address of `hop`.
+    fn take_parked(&mut self, hop: [u8; 4]) -> Option<ParkedFrame> {
+        let index = self.parked.iter().position(|(other, _)| *other == hop)?;
+        self.parked.pop_at(index).map(|(_, parked)| parked)
+    }
+
+    fn drop_oldest(&mut self, hop: [u8; 4]) {
+        if let Some(parked) = self.take_parked(hop) {
+            self.free.give_back(parked.page, 1);
+        }
+    }
+
+    /// Drops the frames that have waited too long. They are in the order in which they came.
+    #[cold]
+    pub(in crate::link) fn drop_late(&mut self) {
+        let now = self.neighbours.now();
+        while let Some((_, parked)) = self.parked.first().copied()
+            && now >= parked.since + MAX_PARKED_TIME
+        {
+            self.parked.remove(0);
+            self.free.give_back(parked.page, 1);
+        }
+    }
+
+    /// Sends the frames that wait for the link address of `hop`, in order, if that is known now.
     pub(in crate::link) fn send_parked(&mut self, hop: [u8; 4]) {
-        let Some(index) = self.parked.iter().position(|(other, _)| *other == hop) else { return };
-        let Some(ParkedFrame { page, length, offload, since }) = self.parked.pop_at(index).map(|(_, parked)| parked)
-        else {
+        if self.parked.is_empty() {
             return;
-        };
-        let late = self.neighbours.now() >= since + MAX_PARKED_TIME;
-        let Some(mac) = self.neighbours.mac_of(hop).filter(|_| !late) else { return self.free.give_back(page, 1) };
-        self.pool.edit(usize::from(page.0) * PAGE_SIZE, mac.len(), |space| space.copy_from_slice(&mac));
-        self.submit(page, 1, &Request::Transmit { page, length, offload });
+        }
+        let Some(mac) = self.neighbours.mac_of(hop) else { return };
+        while let Some(ParkedFrame { page, length, offload, .. }) = self.take_parked(hop) {
+            self.pool.edit(usize::from(page.0) * PAGE_SIZE, mac.len(), |space| space.copy_from_slice(&mac));
+            self.submit(page, 1, &Request::Transmit { page, length, offload });
+        }
     }
 }
