@@ -24,7 +24,8 @@ pub fn judge(lock: &Path, rules: &Path) -> Result<Option<String>, String> {
     command
         .args(["deny", "--offline", "--locked", "--color", "never", "--log-level", "error", "--manifest-path"])
         .arg(&manifest);
-    command.args(["check", "--disable-fetch", "--hide-inclusion-graph", "--config"]).arg(&rules);
+    // Before 0.20, `--config` was an option of `check`.
+    command.arg("--config").arg(&rules).args(["check", "--hide-inclusion-graph"]);
     let output = command.stdin(Stdio::null()).output().map_err(|error| format!("cargo cannot be run: {error}"))?;
     let text = String::from_utf8_lossy(&output.stderr) + String::from_utf8_lossy(&output.stdout);
     let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).take(MAX_LINES).collect();
@@ -35,6 +36,9 @@ pub fn judge(lock: &Path, rules: &Path) -> Result<Option<String>, String> {
         Some(1..=15) if report.contains("error[") => Ok(Some(report)),
         _ if report.contains("no such command") => {
             Err("cargo-deny is not installed: `cargo install cargo-deny --locked` installs it".to_owned())
+        }
+        _ if report.contains("unexpected argument") => {
+            Err("this cargo-deny is older than 0.20: `cargo install cargo-deny --locked` installs a new one".to_owned())
         }
         _ => Err(format!("cargo-deny did not judge the crates ({}): {report}", output.status)),
     }

@@ -4,25 +4,12 @@
 mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
-use std::process::{Command, Output};
 
 use cloister_caps::tables::Tables;
 use cloister_policy::{Extras, FACTS_SCHEMA, parse};
+use common::command::{folder, run, stdout};
 use common::image::{kernel, pack_extras, program};
 use serde_json::Value;
-
-fn folder() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
-fn run(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_cloister-policy")).args(arguments).current_dir(folder()).output().unwrap()
-}
-
-fn stdout(output: &Output) -> String {
-    String::from_utf8(output.stdout.clone()).unwrap()
-}
 
 fn document() -> String {
     std::fs::read_to_string(folder().join("../docs/facts.md")).unwrap()

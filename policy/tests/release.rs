@@ -252,11 +252,8 @@ fn denied(script: &str) -> (Option<i32>, String, String, String) {
 #[test]
 fn cargo_deny_judges_the_crates_of_the_lock_file() {
     let (_, output, _, given) = denied("exit 0");
-    assert!(
-        given.starts_with("deny --offline --locked ") && given.contains("/Cargo.toml check --disable-fetch "),
-        "{given}"
-    );
-    assert!(given.trim_end().ends_with("/rules.toml"), "{given}");
+    assert!(given.starts_with("deny --offline --locked ") && given.contains("/Cargo.toml --config "), "{given}");
+    assert!(given.trim_end().ends_with("/rules.toml check --hide-inclusion-graph"), "{given}");
     // The image of the tests has no SBOM, and is refused for that alone.
     assert!(output.contains("refused: 1 error"), "{output}");
     let (status, output, ..) = denied("echo 'error[rejected]: failed to satisfy license \u{1b}[2J' >&2; exit 4");
@@ -267,6 +264,8 @@ fn cargo_deny_judges_the_crates_of_the_lock_file() {
     assert!(!output.contains('\u{1b}'), "{output:?}");
     let (status, _, problems, _) = denied("echo 'error: no such command: `deny`' >&2; exit 101");
     assert!(status == Some(2) && problems.contains("cargo install cargo-deny --locked"), "{problems}");
+    let (status, _, problems, _) = denied("echo \"error: unexpected argument '--config' found\" >&2; exit 2");
+    assert!(status == Some(2) && problems.contains("older than 0.20"), "{problems}");
     let (status, _, problems, _) = denied("echo 'failed to open the advisory database' >&2; exit 1");
     assert!(status == Some(2) && problems.contains("cargo-deny did not judge the crates"), "{problems}");
 }

@@ -13,6 +13,7 @@ mod fuzz;
 mod guest_address;
 mod image;
 mod inventory;
+mod judge;
 mod kernel;
 mod miri;
 mod mutants;

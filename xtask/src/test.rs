@@ -12,6 +12,7 @@ use crate::backend_domain;
 use crate::compromised;
 use crate::dependencies;
 use crate::image::{self, DEFAULT_POLICY};
+use crate::judge;
 use crate::parallel;
 use crate::rebuild;
 use crate::stages::Stages;
@@ -106,6 +107,7 @@ fn xen() -> Result<Count> {
         count.add(verified(&policy));
     }
     count.add(reproducible());
+    count.add(judged());
     // Each test has its own emulated machine, which keeps about one processor busy. Therefore one
     // program runs on each processor, and the tests of a program run one after the other.
     let run = |program: Program| {
@@ -162,20 +164,24 @@ fn programs() -> Result<Vec<Program>> {
 
 /// Checks that `cloister-policy verify` gives the expected verdict on a built image.
 fn verified(policy: &Path) -> Count {
-    let result = verify::check_image(policy);
     let name = policy.file_stem().unwrap_or_default().display();
-    println!("verify {name}: {}", if result.is_ok() { "ok" } else { "FAILED" });
-    if let Err(error) = &result {
-        println!("{error:#}");
-    }
-    Count::one(result.is_ok())
+    passes(&format!("verify {name}"), &verify::check_image(policy))
 }
 
 /// Checks that the image that ships can be built again, elsewhere, with the same bytes.
 fn reproducible() -> Count {
-    let result = rebuild::check(Path::new(DEFAULT_POLICY));
-    println!("reproducible build: {}", if result.is_ok() { "ok" } else { "FAILED" });
-    if let Err(error) = &result {
+    passes("reproducible build", &rebuild::check(Path::new(DEFAULT_POLICY)))
+}
+
+/// Checks that cargo-deny judges the crates of the image that ships.
+fn judged() -> Count {
+    passes("cargo-deny", &judge::check())
+}
+
+/// Prints the result of a check.
+fn passes(name: &str, result: &Result<()>) -> Count {
+    println!("{name}: {}", if result.is_ok() { "ok" } else { "FAILED" });
+    if let Err(error) = result {
         println!("{error:#}");
     }
     Count::one(result.is_ok())

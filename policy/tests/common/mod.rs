@@ -3,6 +3,7 @@
 
 #![allow(dead_code, reason = "each test program uses a part")]
 
+pub mod command;
 pub mod image;
 pub mod release;
 pub mod xen;

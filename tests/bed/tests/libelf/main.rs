@@ -7,7 +7,9 @@
 #![forbid(unsafe_code)]
 
 mod mutate;
+mod real_xen;
 mod source;
+mod tampered;
 #[path = "../../../../policy/tests/common/xen.rs"]
 mod xen;
 
@@ -16,7 +18,9 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use cloister_policy::release::Release;
 use cloister_policy::verify::{Against, verify};
-use mutate::{Random, changed, changed_kernel, hidden_entry, hidden_segment, resealed};
+use cloister_sim::seed::Random;
+use mutate::{changed, changed_kernel, resealed};
+use tampered::Tampered;
 
 /// The number of changed files.
 const FILES: u32 = 6000;
@@ -136,25 +140,39 @@ fn is_loaded_as_read(loaded: Option<&Loaded>, file: &[u8]) {
     assert!(loaded.bytes == expected, "Xen loads other bytes");
 }
 
-/// Three images with which an auditor's tool was fooled once. Xen runs other code of each, and
-/// `verify` refuses it; the honest image, which `built_in.rs` boots, is the one of its manifest.
+/// Asserts that `verify` refuses an image, and accepts the same without what is hidden.
+fn is_refused(tampered: &Tampered) {
+    let reasons = |file: &[u8]| match verify(file, &Against::default()) {
+        Ok(verdict) => verdict.findings.iter().filter(|finding| finding.is_error()).map(ToString::to_string).collect(),
+        Err(unusable) => vec![unusable.to_string()],
+    };
+    let (name, found) = (tampered.name, reasons(&tampered.file));
+    assert!(found.iter().any(|reason| reason.contains(tampered.refusal)), "{name}: {found:#?}");
+    let plain = tampered.plain.as_deref().map(reasons).unwrap_or_default();
+    assert!(plain.is_empty(), "{name}: it is refused for something else: {plain:#?}");
+}
+
+fn manifest() -> Release {
+    let path = cloister_bed::target_dir().join("image/default/release.toml");
+    Release::parse(&std::fs::read_to_string(path).expect("the manifest")).expect("a manifest")
+}
+
+/// Images with which the tool of an auditor can be fooled. Xen would run other code of each, and
+/// `verify` refuses it; the honest image is the one of its manifest. `real_xen.rs` boots them.
 #[test]
 fn tampered_images_are_refused_and_the_honest_one_is_its_release() {
     let original = shipped();
     let mut libelf = Libelf::start();
-    let manifest = cloister_bed::target_dir().join("image/default/release.toml");
-    let release = Release::parse(&std::fs::read_to_string(manifest).expect("the manifest")).expect("a manifest");
+    let release = manifest();
     let against = Against { release: Some(&release), ..Against::default() };
     let honest = verify(&original, &against).expect("an image");
     assert!(honest.holds() && honest.shown.release, "{}", honest.text());
     let loaded = libelf.load(&original).expect("Xen loads it");
-
-    let hidden = libelf.load(&hidden_segment(&original)).expect("Xen loads it");
-    assert!(hidden.entry == loaded.entry && hidden.bytes != loaded.bytes, "a hidden segment overwrites the kernel");
-    let entered = libelf.load(&hidden_entry(&original)).expect("Xen loads it");
-    assert!(entered.entry != loaded.entry, "a hidden note names another entry point");
-    for file in [hidden_segment(&original), hidden_entry(&original)] {
-        assert!(!verify(&file, &Against::default()).is_ok_and(|verdict| verdict.holds()));
+    for tampered in tampered::all(&original) {
+        is_refused(&tampered);
+        let other = libelf.load(&tampered.file).expect("Xen loads it");
+        let entry = |guest: &Loaded| guest.bytes[(guest.entry - guest.start) as usize..][..16].to_vec();
+        assert!(entry(&other) != entry(&loaded), "{}: other code is at the entry point", tampered.name);
     }
     let changed = changed_kernel(&original);
     let other = libelf.load(&changed).expect("Xen loads it");

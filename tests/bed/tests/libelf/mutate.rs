@@ -1,35 +1,20 @@
 //! Changes an image in ways that could mean one thing to Xen and another to `verify`.
 
+use cloister_sim::seed::Random;
 use sha2::{Digest, Sha256};
 
 /// Bytes of an ELF header, of a program header and of a section header (ELF64).
-const HEADER: usize = 64;
-const PROGRAM_HEADER: usize = 56;
-const SECTION_HEADER: usize = 64;
+pub const HEADER: usize = 64;
+pub const PROGRAM_HEADER: usize = 56;
+pub const SECTION_HEADER: usize = 64;
 
-/// SplitMix64 (Steele, Lea and Flood).
-pub struct Random(pub u64);
-
-impl Random {
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        mixed ^ (mixed >> 31)
-    }
-
-    pub fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound as u64) as usize
-    }
-}
-
-fn word(file: &[u8], at: usize) -> usize {
+/// Returns eight bytes of a file as a number.
+pub fn word(file: &[u8], at: usize) -> usize {
     u64::from_le_bytes(file[at..at + 8].try_into().expect("8 bytes")) as usize
 }
 
 /// Makes the seal again, at the place where the original has it.
-fn seal(file: &mut [u8], original: &[u8]) {
+pub fn seal(file: &mut [u8], original: &[u8]) {
     let at = word(original, word(original, 40) + SECTION_HEADER + 24);
     if file.len() >= at + 32 {
         file[at..at + 32].fill(0);
@@ -91,7 +76,7 @@ fn put_field(file: &mut [u8], random: &mut Random, count: usize) {
     let at = at / size * size;
     let value = match random.below(4) {
         0 | 1 => VALUES[random.below(VALUES.len())],
-        2 => random.next(),
+        2 => random.word(),
         _ => word(file, random.below(end / 8) * 8) as u64,
     };
     for (place, byte) in file.iter_mut().skip(at).zip(value.to_le_bytes()).take(size) {
@@ -145,45 +130,6 @@ fn sections_as_notes(file: &mut [u8], random: &mut Random) {
     if random.below(2) == 0 {
         file[HEADER] = 6;
     }
-}
-
-/// Says that there are 65,535 program headers, and puts the true number where ELF has one that does
-/// not fit its field. To Xen the number means itself: a header behind the honest ones counts, of a
-/// segment over the kernel's text. All other headers are empty.
-pub fn hidden_segment(original: &[u8]) -> Vec<u8> {
-    let mut file = original.to_vec();
-    let count = usize::from(file[56]);
-    let header = |index: usize| HEADER + index * PROGRAM_HEADER;
-    let table = file.len();
-    file.extend_from_slice(&original[HEADER..header(count)]);
-    // The constants' bytes in the place of the text's.
-    let mut hidden = original[header(2)..header(3)].to_vec();
-    hidden[8..16].copy_from_slice(&original[header(3) + 8..header(3) + 16]);
-    for size in [32, 40] {
-        hidden[size..size + 8].copy_from_slice(&4096_u64.to_le_bytes());
-    }
-    file.extend_from_slice(&hidden);
-    file.resize(table + 0xFFFF * PROGRAM_HEADER, 0);
-    file[32..40].copy_from_slice(&(table as u64).to_le_bytes());
-    file[56..58].copy_from_slice(&0xFFFF_u16.to_le_bytes());
-    // `sh_info` of the first section.
-    let section = word(&file, 40);
-    file[section + 44..section + 48].copy_from_slice(&(count as u32).to_le_bytes());
-    seal(&mut file, original);
-    file
-}
-
-/// Puts a second note behind the first. Readers that align notes as the program header says do not
-/// see it.
-pub fn hidden_entry(original: &[u8]) -> Vec<u8> {
-    let mut file = original.to_vec();
-    let note = word(&file, HEADER + 8);
-    file[HEADER + 32..HEADER + 40].copy_from_slice(&24_u64.to_le_bytes());
-    file[HEADER + 48..HEADER + 56].copy_from_slice(&8_u64.to_le_bytes());
-    file.copy_within(note..note + 20, note + 20);
-    file[note + 36..note + 40].copy_from_slice(&0x0010_0100_u32.to_le_bytes());
-    seal(&mut file, original);
-    file
 }
 
 /// Flips a bit of the kernel's text.
