@@ -120,6 +120,7 @@ mod of_segments {
         offset: of_segment(2, 9), [0x30] => "";
         virtual_address_of_the_tables: of_segment(5, 17), [0x90] => "the tables are linked at";
         virtual_address_of_data: of_segment(15, 18), [0x50] => "linked elsewhere";
+        data_that_is_executable: of_segment(15, 4), [5] => "its segment is too large, executable, or linked elsewhere";
         virtual_address_of_the_kernel: of_segment(2, 18), [0x20] => "is not loaded where it is linked";
         physical_address: of_segment(2, 25), [0x40] => "overlap, or are not in order";
         physical_address_in_a_gap: of_segment(15, 26), [0x20] => "there are pages between";

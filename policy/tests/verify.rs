@@ -66,6 +66,29 @@ fn the_same_program_has_the_same_hash_in_two_images() {
     assert_eq!(same, [true, true, false, true]);
 }
 
+/// A program's hash covers where its segments lie and how long they are. The kernel's leaves out
+/// the pointer to the tables, so that it is the same with another policy.
+#[test]
+fn hashes_of_programs_cover_their_segments_and_no_tables() {
+    let one = verify(&image(), &Against::default()).unwrap().programs;
+    assert_eq!((one[1].bytes, one[1].text), (0x3000, 0x1000));
+    let mut longer = program(1);
+    longer.parts[2].memory_size += 8;
+    let file = common::image::pack_all(&kernel(), &[program(0), longer, program(2)]);
+    let two = verify(&file, &Against::default()).unwrap().programs;
+    assert!(one[2].hash != two[2].hash && one[0].hash == two[0].hash);
+    let policy = cloister_policy::parse("other.toml", &GOOD.replace("priority = 50", "priority = 100")).unwrap();
+    let files: Vec<Vec<u8>> = (0..3).map(|index| program(index).build()).collect();
+    let programs: Vec<_> = common::image::NAMES
+        .iter()
+        .zip(&files)
+        .map(|(service, elf)| cloister_policy::Program { service, elf })
+        .collect();
+    let file = cloister_policy::pack(&policy, &kernel().build(), &programs).unwrap();
+    let three = verify(&file, &Against::default()).unwrap().programs;
+    assert!(one.iter().zip(&three).all(|(one, three)| one.hash == three.hash));
+}
+
 #[test]
 fn an_image_of_another_policy_is_refused() {
     let other = GOOD.replace("depth = 8", "depth = 16");
