@@ -1,10 +1,10 @@
 //! The `cloister-policy` command: its output and its exit status.
 
-mod common;
+mod tool;
 
 use std::path::{Path, PathBuf};
 
-use common::command::{folder, run, stderr, stdout};
+use tool::{folder, run, stderr, stdout};
 
 #[test]
 fn a_policy_that_holds_is_exit_status_0() {

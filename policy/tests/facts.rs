@@ -2,14 +2,15 @@
 //! docs/facts.md.
 
 mod common;
+mod tool;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use cloister_caps::tables::Tables;
 use cloister_policy::{Extras, FACTS_SCHEMA, parse};
-use common::command::{folder, run, stdout};
 use common::image::{kernel, pack_extras, program};
 use serde_json::Value;
+use tool::{folder, run, stdout};
 
 fn document() -> String {
     std::fs::read_to_string(folder().join("../docs/facts.md")).unwrap()

@@ -3,7 +3,6 @@
 
 #![allow(dead_code, reason = "each test program uses a part")]
 
-pub mod command;
 pub mod image;
 pub mod release;
 pub mod xen;

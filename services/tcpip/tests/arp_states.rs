@@ -56,7 +56,7 @@ impl Message {
             && [1, 2].contains(&self.operation)
             && self.size >= 42
             && [EVERYONE, OUR_MAC].contains(&self.to)
-            && self.sender.mac[0] % 2 == 0
+            && self.sender.mac[0].is_multiple_of(2)
             && ![[0; 6], OUR_MAC].contains(&self.sender.mac)
     }
 }
