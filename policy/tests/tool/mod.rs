@@ -1,5 +1,7 @@
 //! Runs the `cloister-policy` command.
 
+#![allow(dead_code, reason = "each test program uses a part")]
+
 use std::path::Path;
 use std::process::{Command, Output};
 
