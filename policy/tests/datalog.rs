@@ -1,6 +1,8 @@
 //! The authority of a policy once more: the rules of docs/policy.md, "Authority", in Datalog, on
 //! facts that are read from the TOML text. Nothing of the compiler computes it.
 
+#[path = "common/adversary.rs"]
+mod adversary;
 #[path = "common/datalog/mod.rs"]
 mod datalog;
 #[allow(dead_code, reason = "pairs of policies are for other tests")]
@@ -54,6 +56,9 @@ fn compiler_and_rules_agree_on_every_policy_of_the_repository() {
         }
     }
     assert!(compared >= 14, "{compared} policies");
+    for case in adversary::cases() {
+        agree(case.name, &case.text);
+    }
 }
 
 /// 10,000 policies in a release build, which takes seconds; fewer in a debug build.
