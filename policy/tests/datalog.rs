@@ -9,7 +9,7 @@ mod datalog;
 #[path = "common/random.rs"]
 mod random;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use cloister_policy::analyse_text;
@@ -26,7 +26,22 @@ fn both(name: &str, text: &str) -> [BTreeMap<(String, String), u32>; 2] {
     [least.map(|found| ((found.subject, found.operation), found.takeovers)).collect(), datalog::within(text)]
 }
 
+/// Compares where the bytes of each region can end up.
+fn agree_on_bytes(name: &str, text: &str) -> usize {
+    let sound = analyse_text(name, text).unwrap_or_else(|report| panic!("{report}\n{text}"));
+    let rules = datalog::leaks(text);
+    let names: BTreeSet<(String, String)> = datalog::regions_and_subjects(text);
+    for key in &names {
+        let question = format!("can region:{} leak to {} with {TAKEOVERS} takeovers", key.0, key.1);
+        let found = sound.explain(&question).unwrap_or_else(|unclear| panic!("{name}: {unclear}\n{text}"));
+        let compiler = found.holds.then(|| u32::try_from(found.answers[0].takeovers.len()).unwrap());
+        assert_eq!(compiler, rules.get(key).copied(), "{name}: {question}: {found}\n{text}");
+    }
+    names.len()
+}
+
 fn agree(name: &str, text: &str) -> usize {
+    agree_on_bytes(name, text);
     let [compiler, rules] = both(name, text);
     if compiler != rules {
         let more: Vec<_> = compiler.iter().filter(|(key, least)| rules.get(*key) != Some(*least)).take(8).collect();

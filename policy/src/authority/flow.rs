@@ -148,7 +148,7 @@ impl<'a> Flow<'a> {
         let (Some(effects), Some(Subject::Service(service))) = (self.effects(node), node.party(self.index)) else {
             return;
         };
-        let chosen = self.input_at(node).is_some_and(Input::carries_bytes);
+        let chosen = self.input_at(node).is_some_and(Input::brings_bytes);
         let bytes = if chosen { Bytes::Chosen } else { Bytes::Own };
         let outlet = Outlet { asks: Some(effects.asks), tells: Some(effects.tells), bytes };
         self.to_services(service, &outlet, steps);

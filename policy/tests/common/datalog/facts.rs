@@ -173,7 +173,7 @@ impl Facts {
     }
 
     /// Returns the entries of `[domains]` with an id in common.
-    fn same(&self, domain: usize) -> Vec<usize> {
+    pub fn same(&self, domain: usize) -> Vec<usize> {
         let (_, first, last, _) = self.ids[domain];
         let meets = |other: &usize| self.ids[*other].1 <= last && first <= self.ids[*other].2;
         (0..self.ids.len()).filter(meets).collect()

@@ -1,11 +1,13 @@
 //! The rules of docs/policy.md, "Authority", R1 to R6.
 
 mod facts;
+mod leak;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use ascent::ascent;
 use facts::{Facts, Ports, Row};
+pub use leak::{leaks, regions_and_subjects};
 
 /// What an attacker can have: a party wholly, or one input.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -131,8 +133,8 @@ ascent! {
         row(input, row), of(input, s), queue(q, s, holder, i), if row.ends && *i == "grants", !known(holder);
     // Whether an input brings bytes of the attacker's choice.
     relation brings(Has, bool);
-    brings(Has::Requests(*q), bytes(i, false)) <-- queue(q, _, _, i);
-    brings(Has::Answers(*q), bytes(i, true)) <-- queue(q, _, _, i);
+    brings(Has::Requests(*q), *i != "net") <-- queue(q, _, _, i);
+    brings(Has::Answers(*q), true) <-- queue(q, _, _, _);
     brings(Has::Outside(*s), true) <-- of(?Has::Outside(s), _);
     next(Has::Domain(*d), Has::Outside(*s), true) <-- from_domain(d, s);
     next(*has, Has::Outside(*s), true) <-- boot(has, s);
