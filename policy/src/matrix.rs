@@ -87,7 +87,9 @@ impl Sound {
     fn is_sensitive(&self, (object, op): (Object, Op)) -> bool {
         match (object, op) {
             (Object::Power | Object::Domain(_), _) => true,
-            (Object::Grant(_), Op::Issue) | (Object::Port(_), Op::Open) | (Object::Path(..), Op::Write) => true,
+            (Object::Grant(_), Op::Issue)
+            | (Object::Port(_), Op::Open)
+            | (Object::Path(..) | Object::AnyPath, Op::Write) => true,
             (Object::Region(region), Op::Read | Op::Write) => {
                 let source = self.policy.regions.items.get(region).map(|item| item.body.source.value);
                 source == Some(Source::XenStoreRing)

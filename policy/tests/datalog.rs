@@ -1,13 +1,15 @@
 //! The authority of a policy once more: the rules of docs/policy.md, "Authority", in Datalog, on
 //! facts that are read from the TOML text. Nothing of the compiler computes it.
 
+#[path = "common/adversary.rs"]
+mod adversary;
 #[path = "common/datalog/mod.rs"]
 mod datalog;
 #[allow(dead_code, reason = "pairs of policies are for other tests")]
 #[path = "common/random.rs"]
 mod random;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use cloister_policy::analyse_text;
@@ -27,7 +29,22 @@ fn both(name: &str, text: &str) -> [BTreeMap<(String, String), u32>; 2] {
     [least.map(|found| ((found.subject, found.operation), found.takeovers)).collect(), datalog::within(text)]
 }
 
+/// Compares where the bytes of each region can end up.
+fn agree_on_bytes(name: &str, text: &str) -> usize {
+    let sound = analyse_text(name, text).unwrap_or_else(|report| panic!("{report}\n{text}"));
+    let rules = datalog::leaks(text);
+    let names: BTreeSet<(String, String)> = datalog::regions_and_subjects(text);
+    for key in &names {
+        let question = format!("can region:{} leak to {} with {TAKEOVERS} takeovers", key.0, key.1);
+        let found = sound.explain(&question).unwrap_or_else(|unclear| panic!("{name}: {unclear}\n{text}"));
+        let compiler = found.holds.then(|| u32::try_from(found.answers[0].takeovers.len()).unwrap());
+        assert_eq!(compiler, rules.get(key).copied(), "{name}: {question}: {found}\n{text}");
+    }
+    names.len()
+}
+
 fn agree(name: &str, text: &str) -> usize {
+    agree_on_bytes(name, text);
     let [compiler, rules] = both(name, text);
     if compiler != rules {
         let more: Vec<_> = compiler.iter().filter(|(key, least)| rules.get(*key) != Some(*least)).take(8).collect();
@@ -57,6 +74,9 @@ fn compiler_and_rules_agree_on_every_policy_of_the_repository() {
         }
     }
     assert!(compared >= 14, "{compared} policies");
+    for case in adversary::cases() {
+        agree(case.name, &case.text);
+    }
 }
 
 /// Other policies with each commit.

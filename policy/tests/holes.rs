@@ -274,7 +274,13 @@ fn an_assertion_that_says_nothing_does_not_hold() {
             "{}",
             found[0]
         );
-        assert_eq!(findings(&format!("{text}allow-vacuous = true\n")), Vec::<String>::new(), "{claim}");
+        // Who has the ring reaches also the nodes that no rule names.
+        let any: &[&str] = if claim.contains("path:") {
+            &["assertion `empty` does not hold: manager can write any node of XenStore"]
+        } else {
+            &[]
+        };
+        assert_eq!(findings(&format!("{text}allow-vacuous = true\n")), any, "{claim}");
     }
 }
 

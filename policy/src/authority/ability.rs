@@ -10,6 +10,9 @@ use super::flow::{Flow, Node};
 use super::{Index, Object, Op, Rule, Subject};
 use crate::model::{Policy, Service, Source};
 
+/// The operations on a path.
+const ANY: &[Op] = &[Op::Read, Op::Write, Op::Watch];
+
 /// An operation that is done at a node, with the rules that allow it.
 #[derive(Clone, Debug)]
 pub(crate) struct Ability {
@@ -31,7 +34,7 @@ pub(crate) fn abilities(
         direct.own(service);
         direct.mapped(service);
         direct.channels(service);
-        direct.paths(service, flow);
+        direct.paths(service);
     }
     direct.pins();
     direct.outside();
@@ -66,8 +69,7 @@ fn driven(own: &[Ability], effects: Effects, index: &Index, node: Node) -> Vec<A
         Object::Port(port) => {
             let to_domain = index.ports.get(port).is_some_and(|channel| channel.peer.is_some());
             match (to_domain, ability.op) {
-                (true, Op::Send) => effects.ports != Ports::None,
-                (true, Op::Close) => matches!(effects.ports, Ports::Close | Ports::All),
+                (true, Op::Send | Op::Close) => effects.ports != Ports::None,
                 (true, Op::Open) => effects.ports == Ports::All,
                 (false, Op::Send) => effects.daemon,
                 _ => false,
@@ -138,24 +140,23 @@ impl Direct<'_> {
         self.abilities.entry(subject).or_default().push(ability);
     }
 
-    /// Adds every operation on every path for whoever has the XenStore ring, by this rule.
-    fn any_path(&mut self, subject: Subject, rule: Rule) {
-        for (entry, item) in self.policy.xenstore.items.iter().enumerate() {
-            for path in 0..item.body.len() {
-                for op in [Op::Read, Op::Write, Op::Watch] {
-                    self.push(subject, Object::Path(entry, path), op, 1, &[rule]);
-                }
+    /// Adds these operations on every path for whoever has the XenStore ring, by this rule.
+    fn any_path(&mut self, subject: Subject, ops: &[Op], rule: Rule) {
+        let entries = self.policy.xenstore.items.iter().enumerate();
+        let paths = entries.flat_map(|(entry, item)| (0..item.body.len()).map(move |path| Object::Path(entry, path)));
+        for object in paths.chain([Object::AnyPath]) {
+            for op in ops {
+                self.push(subject, object, *op, 1, &[rule]);
             }
         }
     }
 
-    /// Adds the paths of a service that has the XenStore ring itself. Those of a client are done by
-    /// its server.
-    fn paths(&mut self, position: usize, flow: &Flow<'_>) {
-        if flow.has_ring(position)
-            && let Some((region, entry)) = self.index.ring_of(self.policy, position)
-        {
-            self.any_path(Subject::Service(position), Rule::Map(region, entry));
+    /// Adds the paths of a service that has the XenStore ring itself: who only reads the ring sees
+    /// every answer. Those of a client are done by its server.
+    fn paths(&mut self, position: usize) {
+        for (region, entry, writes) in self.index.rings(self.policy, position) {
+            let ops = if writes { ANY } else { &[Op::Read, Op::Watch] };
+            self.any_path(Subject::Service(position), ops, Rule::Map(region, entry));
         }
     }
 
@@ -166,6 +167,7 @@ impl Direct<'_> {
             self.push(subject, Object::Itself, op, amount, &rule);
         }
         self.push(subject, Object::Program(position), Op::Execute, 1, &rule);
+        self.push(subject, Object::Console, Op::Log, 1, &[Rule::Log(position)]);
         if service.body.after_limit == AfterLimit::StopImage {
             self.push(subject, Object::Image, Op::Stop, 1, &rule);
         }
@@ -305,8 +307,8 @@ impl Direct<'_> {
                 self.push(who, Object::Region(position), op, 1, &[Rule::Region(position)]);
             }
             if who == Subject::XenStoreDaemon {
-                self.any_path(who, Rule::Region(position));
-                self.any_path(Subject::Toolstack, Rule::Region(position));
+                self.any_path(who, ANY, Rule::Region(position));
+                self.any_path(Subject::Toolstack, ANY, Rule::Region(position));
             }
         }
         for weakness in Weakness::ALL.iter().copied().filter(|weakness| !policy.image.refused.contains(*weakness)) {

@@ -34,11 +34,9 @@ pub(crate) fn program(name: &str) -> Option<&'static Program> {
 pub(crate) enum Input<'a> {
     /// Requests of a client.
     Asked(&'a str),
-    /// The request of `net` that ends the connection of the driver.
-    Closing(&'a str),
     /// Replies and events of its server.
     Told(&'a str),
-    /// Memory and event channels that it shares with other domains.
+    /// Memory that others write, and event channels to other domains.
     Fed,
 }
 
@@ -47,25 +45,23 @@ pub(crate) enum Input<'a> {
 pub(crate) struct Effects {
     /// End the domain, with its capability.
     pub power: bool,
-    /// Use its channels to other domains: `send`, or everything.
+    /// Use its channels to other domains: `send` and `close`, or everything.
     pub ports: Ports,
     /// Send on its channel to the XenStore daemon.
     pub daemon: bool,
     /// Issue and end grants that it holds.
     pub grants: Grants,
-    /// Have the grants on its behalf ended.
+    /// Have the grants on its behalf ended, by their holder.
     pub ends: bool,
     /// Read, write and watch the paths of the client that asks.
     pub paths: bool,
     /// Set the pins that it sets.
     pub pins: bool,
-    /// Ask drivers to end their connections.
-    pub closes: bool,
     /// Make requests, by these interfaces.
     pub asks: &'static [&'static str],
     /// Answer clients, by these interfaces.
     pub tells: &'static [&'static str],
-    /// Pass data to other domains, by memory, event channels and paths.
+    /// Pass data on by memory, and to other domains by event channels and paths.
     pub outside: bool,
 }
 
@@ -75,8 +71,6 @@ pub(crate) enum Ports {
     /// None.
     #[default]
     None,
-    /// `send`.
-    Send,
     /// `send` and `close`.
     Close,
     /// All that the service may do.
@@ -109,16 +103,18 @@ pub(crate) fn effects(input: Input<'_>) -> Effects {
         Input::Asked("grants") => Effects { grants: Grants::OfClient, asks: &["grants"], ..none },
         // The same for paths. What it reads from the daemon is not the client's to choose.
         Input::Asked("store") => Effects { paths: true, daemon: true, asks: &["store"], ..none },
-        // tcpip ends the driver's connection before the domain ends.
-        Input::Closing("net") => {
-            Effects { ports: Ports::Close, ends: true, asks: &["store"], tells: &["net"], outside: true, ..none }
+        // One request ends the driver's connection; so does the driver itself if no frame that it was
+        // asked to send comes back for 60 s. Only the store makes it connect again.
+        Input::Asked("net") => {
+            Effects { ports: Ports::Close, ends: true, asks: &["net", "store"], tells: &["net"], outside: true, ..none }
         }
-        // Requests carry page numbers and lengths. Only the store makes netfront connect.
-        Input::Asked("net") => Effects { ports: Ports::Send, asks: &["net"], outside: true, ..none },
-        // Bytes of a connection, and its end, become frames.
-        Input::Asked("socket") => Effects { asks: &["net", "socket"], outside: true, ..none },
+        // Bytes of a connection, and its end, become frames; room that they take and give is what
+        // other applications see, and the end of the last one what control waits for.
+        Input::Asked("socket") => {
+            Effects { asks: &["net", "socket"], tells: &["control", "socket"], outside: true, ..none }
+        }
         // tcpip ends its connections, which peers and applications see.
-        Input::Asked("control") => Effects { closes: true, asks: &["net"], tells: &["socket"], outside: true, ..none },
+        Input::Asked("control") => Effects { asks: &["net"], tells: &["control", "socket"], outside: true, ..none },
         // Values are the commands of the toolstack and the parameters of devices: whoever says them
         // powers off, names the back end, and makes netfront connect and end its connection.
         Input::Told("store") => Effects {
@@ -140,8 +136,9 @@ pub(crate) fn effects(input: Input<'_>) -> Effects {
             outside: true,
             ..none
         },
-        // Frames: tcpip answers them, and applications get what they carry.
-        Input::Told("net") => Effects { asks: &["net"], tells: &["socket"], outside: true, ..none },
+        // Frames: tcpip answers them, and applications get what they carry. The end of the last
+        // connection, or of the driver's, is what control waits for.
+        Input::Told("net") => Effects { asks: &["net"], tells: &["control", "socket"], outside: true, ..none },
         // Bytes of connections: http answers them.
         Input::Told("socket") => Effects { asks: &["socket"], ..none },
         // tcpip says that it is done. Without a command of the toolstack, control does nothing then.
@@ -152,20 +149,41 @@ pub(crate) fn effects(input: Input<'_>) -> Effects {
             daemon: true,
             grants: Grants::All,
             pins: true,
-            closes: true,
             asks: ALL,
             tells: ALL,
             outside: true,
             ..none
         },
-        Input::Asked(_) | Input::Closing(_) | Input::Told(_) => none,
+        Input::Asked(_) | Input::Told(_) => none,
     }
+}
+
+/// A direction of a queue.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Direction {
+    /// From the client to the server.
+    Request,
+    /// From the server to the client.
+    Answer,
 }
 
 /// Returns `true` if the messages of an interface carry bytes that a party beyond the sender
 /// chose, so that an attack, or a secret, passes through a sender that follows its interfaces.
 ///
-/// The others carry numbers of pages, lengths and states, which the sender makes itself.
-pub(crate) fn carries_bytes(interface: &str) -> bool {
-    !matches!(interface, "control" | "grants" | "net")
+/// The others carry numbers of pages, lengths and states, which the sender makes itself. Answers of
+/// `net` say the hardware address that the store named.
+pub(crate) fn carries_bytes(interface: &str, direction: Direction) -> bool {
+    match interface {
+        "control" | "grants" => false,
+        "net" => direction == Direction::Answer,
+        _ => true,
+    }
+}
+
+impl Input<'_> {
+    /// Returns `true` if bytes of the attacker's choice may go on from the input to what the program
+    /// sends. What netfront says to the store when it ends a connection is fixed.
+    pub(crate) fn brings_bytes(self) -> bool {
+        self != Input::Asked("net")
+    }
 }

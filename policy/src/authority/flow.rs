@@ -5,10 +5,9 @@
 
 use std::collections::HashMap;
 
-use cloister_caps::Rights;
 use cloister_caps::tables::Access;
 
-use super::catalogue::{Effects, Input, carries_bytes, effects};
+use super::catalogue::{Direction, Effects, Grants, Input, carries_bytes, effects};
 use super::paths::{Tree, in_directory};
 use super::{Index, Rule, Subject};
 use crate::model::{PathRight, Policy, Source};
@@ -21,11 +20,9 @@ const MAX_ALIKE: usize = 4;
 pub(crate) enum Node {
     /// The server of a queue gets requests that the attacker causes.
     Asked(usize),
-    /// The server of a queue of `net` is asked to end its connection.
-    Closing(usize),
     /// The client of a queue gets answers that the attacker causes.
     Told(usize),
-    /// A service gets data by memory or events from outside the image.
+    /// A service gets data by memory that others write, or by events from outside the image.
     Fed(usize),
     /// It does what the attacker wants.
     All(Subject),
@@ -37,7 +34,7 @@ impl Node {
         let service = |service: usize| Some(Subject::Service(service));
         match self {
             Node::All(subject) => Some(subject),
-            Node::Asked(queue) | Node::Closing(queue) => service(index.queues.get(queue)?.to),
+            Node::Asked(queue) => service(index.queues.get(queue)?.to),
             Node::Told(queue) => service(index.queues.get(queue)?.from),
             Node::Fed(fed) => service(fed),
         }
@@ -63,6 +60,8 @@ pub(crate) struct Flow<'a> {
     store_queues: HashMap<usize, usize>,
     /// For each path rule that allows to write, the rules of other clients that read there.
     relays: HashMap<(usize, usize), Vec<(usize, usize)>>,
+    /// The services that map the XenStore ring, with the ring and the position in its map.
+    ring: Vec<(usize, (usize, usize))>,
 }
 
 /// The queue ends, memory and paths by which a party passes data on.
@@ -71,8 +70,19 @@ struct Outlet<'e> {
     asks: Option<&'e [&'static str]>,
     /// The interfaces of its answers; `None`: every one.
     tells: Option<&'e [&'static str]>,
-    /// `true` if it asks drivers to end their connections.
-    closes: bool,
+    /// What the messages carry.
+    bytes: Bytes,
+}
+
+/// What messages carry.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Bytes {
+    /// Anything: they need not be well-formed.
+    Forged,
+    /// Bytes of the attacker's choice where the interface has such.
+    Chosen,
+    /// What the sender makes itself.
+    Own,
 }
 
 impl<'a> Flow<'a> {
@@ -83,17 +93,21 @@ impl<'a> Flow<'a> {
         };
         let services = index.services.iter().enumerate();
         let store_queues = services.filter_map(|(service, links)| Some((service, store(links)?))).collect();
-        Flow { policy, index, store_queues, relays: relays(policy) }
+        let ring = index.ring_mappers(policy).collect();
+        Flow { policy, index, store_queues, relays: relays(policy), ring }
     }
 
     /// Returns the effects at a node, if its party follows its interfaces.
     pub(crate) fn effects(&self, node: Node) -> Option<Effects> {
+        self.input_at(node).map(effects)
+    }
+
+    fn input_at(&self, node: Node) -> Option<Input<'_>> {
         match node {
             Node::All(_) => None,
-            Node::Asked(queue) => Some(effects(Input::Asked(interface(self.policy, queue)))),
-            Node::Closing(queue) => Some(effects(Input::Closing(interface(self.policy, queue)))),
-            Node::Told(queue) => Some(effects(Input::Told(interface(self.policy, queue)))),
-            Node::Fed(_) => Some(effects(Input::Fed)),
+            Node::Asked(queue) => Some(Input::Asked(interface(self.policy, queue))),
+            Node::Told(queue) => Some(Input::Told(interface(self.policy, queue))),
+            Node::Fed(_) => Some(Input::Fed),
         }
     }
 
@@ -117,13 +131,14 @@ impl<'a> Flow<'a> {
         let mut steps = Vec::new();
         match node {
             Node::All(Subject::Service(service)) => {
-                self.to_services(service, &Outlet { asks: None, tells: None, closes: true }, true, &mut steps);
+                self.to_services(service, &Outlet { asks: None, tells: None, bytes: Bytes::Forged }, &mut steps);
                 self.by_memory(service, &mut steps);
                 self.to_outside(service, &mut steps);
+                self.by_grants(service, |_| true, &mut steps);
             }
             Node::All(Subject::Domain(domain)) => self.domain_steps(domain, &mut steps),
             Node::All(outside) => self.control_domain_steps(outside, &mut steps),
-            Node::Asked(_) | Node::Closing(_) | Node::Told(_) | Node::Fed(_) => self.program_steps(node, &mut steps),
+            Node::Asked(_) | Node::Told(_) | Node::Fed(_) => self.program_steps(node, &mut steps),
         }
         steps
     }
@@ -133,10 +148,29 @@ impl<'a> Flow<'a> {
         let (Some(effects), Some(Subject::Service(service))) = (self.effects(node), node.party(self.index)) else {
             return;
         };
-        let outlet = Outlet { asks: Some(effects.asks), tells: Some(effects.tells), closes: effects.closes };
-        self.to_services(service, &outlet, false, steps);
+        let chosen = self.input_at(node).is_some_and(Input::brings_bytes);
+        let bytes = if chosen { Bytes::Chosen } else { Bytes::Own };
+        let outlet = Outlet { asks: Some(effects.asks), tells: Some(effects.tells), bytes };
+        self.to_services(service, &outlet, steps);
         if effects.outside {
+            self.by_memory(service, steps);
             self.to_outside(service, steps);
+        }
+        let client = match node {
+            Node::Asked(queue) => self.index.queues.get(queue).map(|ends| ends.from),
+            _ => None,
+        };
+        self.by_grants(
+            service,
+            |of| match effects.grants {
+                Grants::None => false,
+                Grants::All => true,
+                Grants::OfClient => client == Some(of),
+            },
+            steps,
+        );
+        if effects.ends {
+            self.by_ends(service, steps);
         }
         // The client's paths, by the server that writes them for it.
         if let (true, Node::Asked(queue)) = (effects.paths, node)
@@ -146,21 +180,47 @@ impl<'a> Flow<'a> {
         }
     }
 
-    /// Adds the steps to the service at the other end of each queue. `forged` messages need not be
-    /// well-formed, and carry anything.
-    fn to_services(&self, service: usize, outlet: &Outlet<'_>, forged: bool, steps: &mut Vec<Step>) {
+    /// Adds the steps to the peers of the grants that a service holds, on behalf of these clients:
+    /// each sees whether pages are granted.
+    fn by_grants(&self, service: usize, on_behalf: impl Fn(usize) -> bool, steps: &mut Vec<Step>) {
+        for grant in self.index.services.get(service).map_or(&[][..], |links| &links.held_grants) {
+            if let Some(parties) = self.index.grants.get(*grant).filter(|parties| on_behalf(parties.client)) {
+                self.to_domain(parties.peer, Rule::Grant(*grant), steps);
+            }
+        }
+    }
+
+    /// Adds the steps of a driver that has the grants on its behalf ended: to their peers, and to
+    /// the holder if it is not in the catalogue. A known one only ends them.
+    fn by_ends(&self, service: usize, steps: &mut Vec<Step>) {
+        let Some(links) = self.index.services.get(service) else { return };
+        for grant in &links.grants_on_behalf {
+            if let Some(parties) = self.index.grants.get(*grant) {
+                self.to_domain(parties.peer, Rule::Grant(*grant), steps);
+            }
+        }
+        for queue in links.client_queues.iter().filter(|queue| interface(self.policy, **queue) == "grants") {
+            if self.index.queues.get(*queue).is_some_and(|ends| !self.is_known(ends.to)) {
+                self.input(Node::Asked(*queue), false, Rule::Queue(*queue), steps);
+            }
+        }
+    }
+
+    /// Adds the steps to the service at the other end of each queue.
+    fn to_services(&self, service: usize, outlet: &Outlet<'_>, steps: &mut Vec<Step>) {
         let Some(links) = self.index.services.get(service) else { return };
         let through =
             |list: Option<&[&str]>, queue: usize| list.is_none_or(|list| list.contains(&interface(self.policy, queue)));
-        let bytes = |queue: usize| forged || carries_bytes(interface(self.policy, queue));
+        let bytes = |queue: usize, direction: Direction| match outlet.bytes {
+            Bytes::Forged => true,
+            Bytes::Chosen => carries_bytes(interface(self.policy, queue), direction),
+            Bytes::Own => false,
+        };
         for queue in links.client_queues.iter().copied().filter(|queue| through(outlet.asks, *queue)) {
-            self.input(Node::Asked(queue), bytes(queue), Rule::Queue(queue), steps);
-            if outlet.closes && interface(self.policy, queue) == "net" {
-                self.input(Node::Closing(queue), false, Rule::Queue(queue), steps);
-            }
+            self.input(Node::Asked(queue), bytes(queue, Direction::Request), Rule::Queue(queue), steps);
         }
         for queue in links.server_queues.iter().copied().filter(|queue| through(outlet.tells, *queue)) {
-            self.input(Node::Told(queue), bytes(queue), Rule::Answer(queue), steps);
+            self.input(Node::Told(queue), bytes(queue, Direction::Answer), Rule::Answer(queue), steps);
         }
     }
 
@@ -179,15 +239,12 @@ impl<'a> Flow<'a> {
         self.index.known.get(service).copied().unwrap_or(false)
     }
 
-    /// Adds the steps by regions that a service writes and another maps. A program of the catalogue
-    /// looks at such memory when a message says so, so that the memory alone makes it do nothing.
+    /// Adds the steps by regions that a service writes and another maps.
     fn by_memory(&self, service: usize, steps: &mut Vec<Step>) {
         for (region, entry) in self.written(service) {
             let map = self.index.maps.get(region).map_or(&[][..], |map| map);
             for (reader, (other, _)) in map.iter().enumerate().filter(|(_, (other, _))| *other != service) {
-                let cost = u32::from(self.is_known(*other));
-                let to = Node::All(Subject::Service(*other));
-                steps.push(Step { to, cost, rule: Rule::Shared(region, entry, reader) });
+                self.input(Node::Fed(*other), true, Rule::Shared(region, entry, reader), steps);
             }
         }
     }
@@ -212,9 +269,8 @@ impl<'a> Flow<'a> {
         }
         let ports = self.index.services.get(service).map_or(&[][..], |links| &links.ports);
         for port in ports {
-            let rights = self.policy.ports.items.get(*port).map_or(Rights::empty(), |item| item.body.rights.value);
-            let peer = self.index.ports.get(*port).and_then(|channel| channel.peer);
-            if let Some(peer) = peer.filter(|_| rights.contains(Rights::OPEN) || rights.contains(Rights::SEND)) {
+            // The peer sees each operation: that there is a channel, its events, and its end.
+            if let Some(peer) = self.index.ports.get(*port).and_then(|channel| channel.peer) {
                 self.to_domain(peer, Rule::Port(*port), steps);
             }
         }
@@ -236,6 +292,9 @@ impl<'a> Flow<'a> {
     fn by_paths(&self, client: usize, steps: &mut Vec<Step>) {
         let Some(entry) = self.index.services.get(client).and_then(|links| links.xenstore_entry) else { return };
         let paths = self.policy.xenstore.items.get(entry).map_or(&[][..], |item| &item.body);
+        if let Some(ends) = self.store_queues.get(&client).and_then(|queue| self.index.queues.get(*queue)) {
+            self.to_ring(ends.to, steps);
+        }
         let mut published = false;
         for (path, right) in paths.iter().enumerate().filter(|(_, right)| right.write) {
             for read in self.relays.get(&(entry, path)).map_or(&[][..], |readers| readers) {
@@ -262,13 +321,16 @@ impl<'a> Flow<'a> {
         if let Some(ends) = self.index.queues.get(*queue) {
             let cost = u32::from(self.is_known(ends.to));
             steps.push(Step { to: Node::All(Subject::Service(ends.to)), cost, rule });
+            self.to_ring(ends.to, steps);
         }
     }
 
-    /// Returns `true` if the service maps the XenStore ring for writing: then it can do to any path
-    /// what the domain can do.
-    pub(crate) fn has_ring(&self, service: usize) -> bool {
-        self.index.ring_of(self.policy, service).is_some()
+    /// Adds the steps to those, other than the server itself, who see what a server of `store`
+    /// writes to the XenStore ring, or reads there.
+    fn to_ring(&self, server: usize, steps: &mut Vec<Step>) {
+        for (service, (region, entry)) in self.ring.iter().filter(|(service, _)| *service != server) {
+            self.input(Node::Fed(*service), true, Rule::Map(*region, *entry), steps);
+        }
     }
 
     fn to_everyone_by_paths(&self, rule: Rule, steps: &mut Vec<Step>) {

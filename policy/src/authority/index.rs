@@ -186,11 +186,27 @@ impl Index {
 
     /// Returns the XenStore ring, and the position in its map, if the service may write it.
     pub(crate) fn ring_of(&self, policy: &Policy, service: usize) -> Option<(usize, usize)> {
-        let maps = &self.services.get(service)?.maps;
-        maps.iter().copied().find(|(region, entry)| {
-            let source = policy.regions.items.get(*region).map(|item| item.body.source.value);
-            let how = self.maps.get(*region).and_then(|map| map.get(*entry));
-            source == Some(Source::XenStoreRing) && how.is_some_and(|(_, how)| how.writes())
+        self.rings(policy, service).find(|(_, _, writes)| *writes).map(|(region, entry, _)| (region, entry))
+    }
+
+    /// Returns the XenStore ring if the service maps it, with the position in its map, and `true` if
+    /// it may write it.
+    pub(crate) fn rings(&self, policy: &Policy, service: usize) -> impl Iterator<Item = (usize, usize, bool)> {
+        let maps = self.services.get(service).map_or(&[][..], |links| &links.maps);
+        maps.iter().filter_map(|(region, entry)| {
+            let source = policy.regions.items.get(*region)?.body.source.value;
+            let (_, how) = self.maps.get(*region)?.get(*entry)?;
+            (source == Source::XenStoreRing).then_some((*region, *entry, how.writes()))
+        })
+    }
+
+    /// Returns the services that map the XenStore ring, each with the ring and the position in its
+    /// map.
+    pub(crate) fn ring_mappers(&self, policy: &Policy) -> impl Iterator<Item = (usize, (usize, usize))> {
+        let regions = policy.regions.items.iter().zip(&self.maps).enumerate();
+        let rings = regions.filter(|(_, (item, _))| item.body.source.value == Source::XenStoreRing);
+        rings.flat_map(|(region, (_, map))| {
+            map.iter().enumerate().map(move |(entry, (service, _))| (*service, (region, entry)))
         })
     }
 
@@ -217,7 +233,7 @@ fn aliases(policy: &Policy) -> Vec<Vec<usize>> {
 /// Returns the position of a rule in the file.
 pub(crate) fn span(policy: &Policy, rule: Rule) -> Option<&Span> {
     match rule {
-        Rule::Service(service) => Some(&policy.services.items.get(service)?.name.span),
+        Rule::Service(service) | Rule::Log(service) => Some(&policy.services.items.get(service)?.name.span),
         Rule::HeldCapability(service, held) => Some(&policy.services.items.get(service)?.body.held.get(held)?.span),
         Rule::Map(region, entry) => Some(&policy.regions.items.get(region)?.body.map.get(entry)?.service.span),
         Rule::Region(region) => Some(&policy.regions.items.get(region)?.body.source.span),
@@ -225,6 +241,7 @@ pub(crate) fn span(policy: &Policy, rule: Rule) -> Option<&Span> {
         Rule::Port(port) => Some(&policy.ports.items.get(port)?.name.span),
         Rule::Grant(grant) => Some(&policy.grants.items.get(grant)?.name.span),
         Rule::Isolation | Rule::NotRefused(_) => Some(&policy.image.span),
+        Rule::ConsoleReader(domain) => Some(&policy.domains.items.get(domain)?.name.span),
         Rule::Pin(domain) => Some(&policy.domains.items.get(domain)?.body.pin.as_ref()?.span),
         Rule::Path(client, path)
         | Rule::Relay(_, (client, path))

@@ -3,12 +3,13 @@
 //! A service that maps the region may pass them on by everything that carries bytes: memory that it
 //! shares, paths of XenStore, messages of the interfaces that carry bytes. By other messages, whose
 //! numbers a program makes itself, only a service passes them on that was taken over, or whose
-//! program is not in the catalogue. Timing is not counted.
+//! program is not in the catalogue. Every service's lines, and the kernel's about it, are on the
+//! console, which the toolstack reads, or lets a domain read. Timing is not counted.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet};
 
-use super::catalogue::carries_bytes;
+use super::catalogue::{Direction, carries_bytes};
 use super::flow::{Flow, Node, Step, interface};
 use super::{Index, Rule, Subject};
 use crate::model::{Policy, Source};
@@ -88,19 +89,24 @@ fn onward(
     (subject, free): Holder,
 ) -> Vec<(Holder, u32, Option<Rule>)> {
     let mut found = Vec::new();
-    // The toolstack reads every path. Neither it nor the daemon passes on more than the writer's
-    // own steps contain.
     match subject {
+        // The toolstack reads every path. The daemon passes on no more than the writer's own steps
+        // contain.
         Subject::XenStoreDaemon => return vec![((Subject::Toolstack, false), 0, None)],
-        Subject::Toolstack => return found,
-        Subject::Service(_) | Subject::Domain(_) => {}
+        // It chooses the domain in which the console is read.
+        Subject::Toolstack => {
+            let reader = |domain| ((Subject::Domain(domain), false), 0, Some(Rule::ConsoleReader(domain)));
+            return (0..index.domains.len()).map(reader).collect();
+        }
+        Subject::Service(service) => found.push(((Subject::Toolstack, false), 0, Some(Rule::Log(service)))),
+        Subject::Domain(_) => {}
     }
     let known = matches!(subject, Subject::Service(service) if flow.is_known(service));
     if known && !free {
         found.push(((subject, true), 1, None));
     }
     for step in flow.steps(Node::All(subject)) {
-        if (free || !known || carries(policy, &step))
+        if (free || !known || carries(policy, index, subject, &step))
             && let Some(next) = step.to.party(index)
         {
             found.push(((next, false), 0, Some(step.rule)));
@@ -115,11 +121,17 @@ fn onward(
 }
 
 /// Returns `true` if a program that follows its interfaces may pass bytes by this step.
-fn carries(policy: &Policy, step: &Step) -> bool {
-    match step.rule {
-        Rule::Queue(queue) | Rule::Answer(queue) => carries_bytes(interface(policy, queue)),
-        // An event is no byte.
-        Rule::Port(_) => false,
+fn carries(policy: &Policy, index: &Index, from: Subject, step: &Step) -> bool {
+    let writes = |service: usize, grant: usize| {
+        let region = index.grants.get(grant).and_then(|parties| index.maps.get(parties.region));
+        region.is_some_and(|map| map.iter().any(|(mapper, how)| *mapper == service && how.writes()))
+    };
+    match (step.rule, from) {
+        (Rule::Queue(queue), _) => carries_bytes(interface(policy, queue), Direction::Request),
+        (Rule::Answer(queue), _) => carries_bytes(interface(policy, queue), Direction::Answer),
+        // An event is no byte; nor is it that pages are granted.
+        (Rule::Port(_), _) => false,
+        (Rule::Grant(grant), Subject::Service(service)) => writes(service, grant),
         _ => true,
     }
 }

@@ -58,6 +58,7 @@ pub(crate) fn object(policy: &Policy, object: Object) -> String {
         Object::Image => return "image".into(),
         Object::Itself => return "self".into(),
         Object::Predictors => return "predictors".into(),
+        Object::AnyPath => return "path:/**".into(),
         Object::Weakness(weakness) => return format!("weakness:{}", weakness.name()),
         Object::Region(region) => ("region", name(&policy.regions.items, region)),
         Object::Port(port) => ("port", name(&policy.ports.items, port)),
@@ -89,6 +90,7 @@ pub(crate) fn object(policy: &Policy, object: Object) -> String {
 pub(crate) fn ability(policy: &Policy, object: Object, op: Op, amount: u64) -> String {
     let name = self::object(policy, object);
     match (object, op) {
+        (Object::Console, Op::Log) => "have the kernel write lines about it to the console".into(),
         (Object::Console, _) => "write to the console".into(),
         (Object::Clock, Op::Wall) => "read the wall clock".into(),
         (Object::Clock, _) => "read the monotonic clock".into(),
@@ -129,6 +131,7 @@ pub(crate) fn ability(policy: &Policy, object: Object, op: Op, amount: u64) -> S
             (above, true) => format!("{} everything below {above}", op.word()),
             (node, false) => format!("{} {node}", op.word()),
         },
+        (Object::AnyPath, _) => format!("{} any node of XenStore", op.word()),
         (Object::Predictors, _) => "leave predictions of branches to the service that runs next".into(),
         (Object::Weakness(weakness), _) => {
             format!("start the image on a processor that may have the weakness {}", weakness.name())
@@ -160,6 +163,16 @@ pub(crate) fn rule(policy: &Policy, rule: Rule) -> (String, String) {
                 format!("services.{name}"),
                 format!("{name} is a service with this processor time, stack and restart rule"),
             )
+        }
+        Rule::Log(service) => {
+            let name = name(services, service);
+            let says =
+                format!("lines of {name}, and the kernel's about its refused calls and faults, are on the console");
+            (format!("services.{name}"), says)
+        }
+        Rule::ConsoleReader(domain) => {
+            let key = format!("domains.{}", name(&policy.domains.items, domain));
+            (key, format!("the toolstack may let {} read the console", subject(policy, Subject::Domain(domain))))
         }
         Rule::HeldCapability(service, held) => {
             let name = name(services, service);

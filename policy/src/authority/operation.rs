@@ -99,6 +99,8 @@ ops! {
     StartWith = "start-with", "";
     /// Choose which domain of an entry is the peer.
     Pin = "pin", "";
+    /// Have the kernel write a line to the console, by a refused call or a fault.
+    Log = "log", "";
 }
 
 impl Op {
@@ -110,7 +112,7 @@ impl Op {
     /// Returns `true` if objects of this kind have the operation.
     pub(crate) fn applies_to(self, object: Object) -> bool {
         match object {
-            Object::Console => self == Op::Write,
+            Object::Console => matches!(self, Op::Write | Op::Log),
             Object::Clock => matches!(self, Op::Now | Op::Wall),
             Object::Entropy => self == Op::Draw,
             Object::Power => matches!(self, Op::Off | Op::Reboot),
@@ -131,7 +133,7 @@ impl Op {
             Object::Port(_) => matches!(self, Op::Open | Op::Send | Op::Receive | Op::Close),
             Object::Grant(_) => matches!(self, Op::Issue | Op::End),
             Object::Queue(_) => matches!(self, Op::Request | Op::Reply),
-            Object::Path(..) => matches!(self, Op::Read | Op::Write | Op::Watch),
+            Object::Path(..) | Object::AnyPath => matches!(self, Op::Read | Op::Write | Op::Watch),
             Object::Program(_) => self == Op::Execute,
             Object::Predictors => self == Op::Share,
             Object::Weakness(_) => self == Op::StartWith,
@@ -193,7 +195,7 @@ impl Hypercall {
     /// Grants cause none: the kernel writes the grant table, which is its own memory.
     pub(crate) fn of(object: Object, op: Op) -> &'static [Hypercall] {
         match (object, op) {
-            (Object::Console, Op::Write) => &[Hypercall::Send],
+            (Object::Console, Op::Write | Op::Log) => &[Hypercall::Send],
             // Before the end, the kernel gives the console daemon time to read the last lines.
             (Object::Power, Op::Off | Op::Reboot) | (Object::Image, Op::Stop) => {
                 &[Hypercall::Shutdown, Hypercall::Yield]

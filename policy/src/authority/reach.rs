@@ -61,8 +61,7 @@ impl Authority {
         let domains = (0..index.domains.len()).map(Subject::Domain);
         let subjects: Vec<Subject> =
             services.chain(domains).chain([Subject::XenStoreDaemon, Subject::Toolstack]).collect();
-        let queues =
-            (0..index.queues.len()).flat_map(|queue| [Node::Asked(queue), Node::Closing(queue), Node::Told(queue)]);
+        let queues = (0..index.queues.len()).flat_map(|queue| [Node::Asked(queue), Node::Told(queue)]);
         let fed = (0..index.services.len()).map(Node::Fed);
         let nodes: Vec<Node> = subjects.iter().map(|subject| Node::All(*subject)).chain(queues).chain(fed).collect();
         let abilities = abilities(policy, index, &flow, &nodes);

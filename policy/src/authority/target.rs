@@ -231,7 +231,8 @@ fn unknown_object(policy: &Policy, name: &str) -> String {
     format!("there is no object `{name}`;{near} there are {}", shortened(&known))
 }
 
-/// Returns the path rules that a path stands for.
+/// Returns the path rules that a path stands for. If there is none, every node of XenStore is what is
+/// asked about: whoever can do that to each can do it to this one.
 fn path_rules(policy: &Policy, path: &str, op: Op, scope: PathScope) -> Targets {
     let mut found = Vec::new();
     for (entry, item) in policy.xenstore.items.iter().enumerate() {
@@ -242,6 +243,9 @@ fn path_rules(policy: &Policy, path: &str, op: Op, scope: PathScope) -> Targets 
                 found.push((Object::Path(entry, position), op));
             }
         }
+    }
+    if found.is_empty() {
+        found.push((Object::AnyPath, op));
     }
     found
 }

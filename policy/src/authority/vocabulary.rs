@@ -42,6 +42,8 @@ pub(crate) enum Object {
     Queue(usize),
     /// A path of an entry of `[xenstore]`: the positions of both.
     Path(usize, usize),
+    /// Every node of XenStore, also those that no entry names.
+    AnyPath,
     /// The program of a service.
     Program(usize),
     /// What the processor remembers to predict branches and returns.
@@ -89,4 +91,8 @@ pub(crate) enum Rule {
     /// A path that a service reads and a domain may write, because it is in the domain's own
     /// directory: the domain, and the path rule.
     Directory(usize, (usize, usize)),
+    /// That a service's lines, and the kernel's about it, are on the console.
+    Log(usize),
+    /// That the toolstack may let a domain read the console.
+    ConsoleReader(usize),
 }

@@ -230,9 +230,13 @@ pub(super) fn beyond<'a>(
     found.collect()
 }
 
-/// Returns `true` if a rule for a path above gives the right.
+/// Returns `true` if a rule for a path above gives the right, or the right to every path.
 fn covered(key: &Key, fact: &Fact<'_>, facts: &Facts<'_>, common: &Common) -> bool {
     let (subject, ObjectKey::Path(path), op) = key else { return false };
+    let any = facts.get(&(*subject, ObjectKey::Fixed(Object::AnyPath), *op));
+    if any.is_some_and(|any| any.steps <= fact.steps) {
+        return true;
+    }
     let start = (*subject, ObjectKey::Path(0), Op::Read);
     let paths = facts
         .range(start..)

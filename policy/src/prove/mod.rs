@@ -137,10 +137,17 @@ fn prove(sound: &Sound) -> Vec<(&Named<Assertion>, Outcome)> {
     let prove = |item: &Named<Assertion>| {
         let outcome = prover.prove(&item.body.claim);
         match prover.vacuous(&item.body.claim) {
-            Some(reason) if outcome.is_ok() && !item.body.allow_vacuous => Err(Refutation {
-                finding: format!("it says nothing: {reason} (`allow-vacuous = true` says so on purpose)"),
-                path: Vec::new(),
-            }),
+            // A mistyped name comes before what is true of it. Who has the access in the owner's place
+            // says more.
+            Some(reason)
+                if !item.body.allow_vacuous
+                    && (outcome.is_ok() || !matches!(item.body.claim, Claim::Exclusive { .. })) =>
+            {
+                Err(Refutation {
+                    finding: format!("it says nothing: {reason} (`allow-vacuous = true` says so on purpose)"),
+                    path: Vec::new(),
+                })
+            }
             _ => outcome,
         }
     };

@@ -52,7 +52,8 @@ impl Prover<'_> {
     /// Returns the reason if an operation is on nothing that the policy has.
     fn no_target(&self, text: &Spanned<String>) -> Option<String> {
         let policy = &self.sound.policy;
-        if !self.targets(&text.value).is_empty() {
+        // A path that no rule names is one of any, which is what is said about XenStore as a whole.
+        if self.targets(&text.value).iter().any(|(object, _)| *object != Object::AnyPath) {
             return None;
         }
         let object = text.value.rsplit_once('.').map_or(text.value.as_str(), |(object, _)| object);

@@ -21,7 +21,8 @@ pub struct Shape {
     pub paths: Vec<(u8, u8, u8)>,
     /// First and last id, and `true` if it is pinned, where that is possible.
     pub domains: [(u8, u8, bool); 2],
-    /// Strict isolation; refused weaknesses, and whether service 1 has the daemon's ring and channel.
+    /// Strict isolation; refused weaknesses, whether service 1 has the daemon's ring and channel, and
+    /// whether the last service reads the ring, too.
     pub image: (bool, u16),
 }
 
@@ -45,7 +46,7 @@ pub fn shape() -> impl Strategy<Value = Shape> {
     let grants = prop::collection::vec((any::<u8>(), any::<u8>(), 0u8..2, any::<bool>(), 1u8..4), 0..4);
     let paths = prop::collection::vec((any::<u8>(), 0u8..8, 1u8..8), 0..5);
     let domains = [(0u8..4, 0u8..4, any::<bool>()), (0u8..4, 0u8..4, any::<bool>())];
-    let image = (any::<bool>(), 0u16..32);
+    let image = (any::<bool>(), 0u16..64);
     (services, regions, queues, ports, grants, paths, domains, image).prop_map(
         |(services, regions, queues, ports, grants, paths, domains, image)| Shape {
             services,
@@ -175,8 +176,13 @@ impl Shape {
         self.regions(count, &service, &region, &mut out);
         // Service 1 serves `store`, and may have the ring and the channel of the daemon.
         if self.image.1 & 8 != 0 {
-            let _ =
-                write!(out, "[regions.ring]\nkind = \"xenstore-ring\"\nmap = {{ {} = \"read-write\" }}\n", service(1));
+            let reader = (self.image.1 & 32 != 0 && count > 2).then(|| format!(", {} = \"read\"", service(count - 1)));
+            let _ = write!(
+                out,
+                "[regions.ring]\nkind = \"xenstore-ring\"\nmap = {{ {} = \"read-write\"{} }}\n",
+                service(1),
+                reader.unwrap_or_default()
+            );
         }
         if self.image.1 & 16 != 0 {
             let _ = write!(

@@ -36,7 +36,6 @@ pub struct Row {
     pub daemon: bool,
     pub ports: Ports,
     pub ends: bool,
-    pub closes: bool,
     pub client_grants: bool,
     pub all_grants: bool,
     pub asks: Vec<&'static str>,
@@ -48,12 +47,9 @@ pub struct Row {
 static ROWS: LazyLock<BTreeMap<String, Row>> = LazyLock::new(|| {
     let page = include_str!("../../../../docs/policy.md");
     let table = page.split("**R4.").nth(1).unwrap().split("**R5.").next().unwrap();
-    let rows = table.lines().filter(|line| {
-        line.starts_with("| requests")
-            || line.starts_with("| closing")
-            || line.starts_with("| answers")
-            || line.starts_with("| from")
-    });
+    let rows = table
+        .lines()
+        .filter(|line| line.starts_with("| requests") || line.starts_with("| answers") || line.starts_with("| from"));
     let mut found: BTreeMap<String, Row> = BTreeMap::new();
     for line in rows {
         let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
@@ -79,7 +75,6 @@ static ROWS: LazyLock<BTreeMap<String, Row>> = LazyLock::new(|| {
                 () => Ports::None,
             },
             ends: own.contains("`end` of the grants on its behalf"),
-            closes: own.contains("closing by its queue"),
             client_grants: own.contains("on behalf of this client"),
             all_grants: every || own.contains("on grants that it holds") || same.all_grants,
             asks: interfaces(asks),
@@ -88,7 +83,7 @@ static ROWS: LazyLock<BTreeMap<String, Row>> = LazyLock::new(|| {
         };
         found.insert(input.to_owned(), row);
     }
-    assert_eq!(found.len(), 12, "{found:?}");
+    assert_eq!(found.len(), 11, "{found:?}");
     found
 });
 
@@ -104,7 +99,13 @@ pub struct Facts {
     pub domains: BTreeSet<usize>,
     pub boot: Vec<(Has, usize)>,
     pub ring: BTreeSet<usize>,
+    pub sees_ring: BTreeSet<usize>,
+    pub grant: Vec<(usize, usize, usize)>,
+    pub region: Vec<(usize, Has)>,
+    pub region_names: Vec<String>,
+    pub writes_granted: Vec<(usize, usize)>,
     pub any_path: BTreeSet<Has>,
+    pub path_any: BTreeSet<usize>,
     pub path_write: BTreeSet<usize>,
     pub path_read: BTreeSet<usize>,
     pub relay: Vec<(usize, usize)>,
@@ -172,7 +173,7 @@ impl Facts {
     }
 
     /// Returns the entries of `[domains]` with an id in common.
-    fn same(&self, domain: usize) -> Vec<usize> {
+    pub fn same(&self, domain: usize) -> Vec<usize> {
         let (_, first, last, _) = self.ids[domain];
         let meets = |other: &usize| self.ids[*other].1 <= last && first <= self.ids[*other].2;
         (0..self.ids.len()).filter(meets).collect()
@@ -192,6 +193,7 @@ impl Facts {
                 self.add(has, format!("self.{own}"), Class::Own);
             }
             self.add(has, format!("program:{}.execute", word(item, "program")), Class::Whole);
+            self.add(has, "console.log".into(), Class::Console);
             if item.get("restart").is_some_and(|restart| word(restart, "then") == "stop-image") {
                 self.add(has, "image.stop".into(), Class::Whole);
             }
@@ -221,7 +223,8 @@ impl Facts {
     fn regions(&mut self, document: &DocumentMut) {
         let granted: BTreeSet<String> =
             entries(document, "grants").iter().map(|(_, grant)| word(grant, "region")).collect();
-        for (name, item) in entries(document, "regions") {
+        for (region, (name, item)) in entries(document, "regions").into_iter().enumerate() {
+            self.region_names.push(name.clone());
             let kind = word(item, "kind");
             let map = item.get("map").and_then(Item::as_table_like).unwrap();
             let map: Vec<(usize, String)> =
@@ -229,6 +232,7 @@ impl Facts {
             let alone = map.len() == 1 && item.get("keep").is_none() && !granted.contains(&name);
             for (service, how) in &map {
                 let (has, writes) = (Has::Service(*service), how != "read");
+                self.region.push((region, has));
                 self.add(has, format!("{name}.read"), Class::Whole);
                 if writes {
                     self.add(has, format!("{name}.write"), Class::Whole);
@@ -245,8 +249,11 @@ impl Facts {
                 if writes && !(how == "heap" || (kind.is_empty() && alone)) {
                     self.add(has, format!("{name}.keep"), Class::Own);
                 }
-                if kind == "xenstore-ring" && writes {
-                    self.ring.insert(*service);
+                if kind == "xenstore-ring" {
+                    self.sees_ring.insert(*service);
+                    if writes {
+                        self.ring.insert(*service);
+                    }
                 }
             }
             let outside = match kind.as_str() {
@@ -254,6 +261,7 @@ impl Facts {
                 "xenstore-ring" => Has::Daemon,
                 _ => continue,
             };
+            self.region.push((region, outside));
             self.boot.extend(map.iter().map(|(service, _)| (outside, *service)));
             self.add(outside, format!("{name}.read"), Class::Whole);
             self.add(outside, format!("{name}.write"), Class::Whole);
@@ -319,10 +327,8 @@ impl Facts {
                     self.add(has, format!("{}.pin", self.ids[peer].0), Class::ChoiceByPort);
                 }
             }
-            if rights.iter().any(|right| right == "open" || right == "send") {
-                let same = self.same(peer);
-                self.to_domain.extend(same.into_iter().map(|domain| (service, domain)));
-            }
+            let same = self.same(peer);
+            self.to_domain.extend(same.into_iter().map(|domain| (service, domain)));
             self.from_domain.push((peer, service));
         }
     }
@@ -339,6 +345,11 @@ impl Facts {
             if !self.ids[peer].3 {
                 self.add(holder, format!("{}.pin", self.ids[peer].0), Class::ChoiceByGrant(client));
             }
+            let number = self.region_names.iter().position(|known| *known == region).unwrap();
+            for domain in self.same(peer) {
+                self.grant.push((self.service(&word(item, "held-by")), client, domain));
+                self.region.push((number, Has::Domain(domain)));
+            }
             self.add(Has::Domain(peer), format!("{region}.read"), Class::Whole);
             let writes = word(item, "access") == "read-write";
             if writes {
@@ -349,7 +360,8 @@ impl Facts {
                 let service = self.service(service);
                 if how.as_str() != Some("read") {
                     let same = self.same(peer);
-                    self.to_domain.extend(same.into_iter().map(|domain| (service, domain)));
+                    self.to_domain.extend(same.iter().map(|domain| (service, *domain)));
+                    self.writes_granted.extend(same.iter().map(|domain| (service, *domain)));
                 }
                 if writes {
                     self.from_domain.push((peer, service));
@@ -377,8 +389,19 @@ impl Facts {
                 rules.push((client, path.to_owned(), has));
             }
         }
-        let everyone: Vec<Has> =
+        // Who has the ring does everything to every path; who only reads it sees every answer.
+        let all: Vec<Has> =
             self.ring.iter().map(|service| Has::Service(*service)).chain(self.any_path.clone()).collect();
+        let readers: Vec<Has> = self.sees_ring.iter().map(|service| Has::Service(*service)).collect();
+        let everyone = |word: &str| -> BTreeSet<Has> {
+            let readers = readers.iter().filter(|_| word != "write");
+            all.iter().chain(readers).copied().collect()
+        };
+        for word in ["read", "write", "watch"] {
+            for who in everyone(word) {
+                self.add(who, format!("path:/**.{word}"), Class::Whole);
+            }
+        }
         for (client, path, rights) in &rules {
             let object = if path.contains('/') { path.clone() } else { format!("path:{path}") };
             for (word, has) in ["read", "write", "watch"].into_iter().zip(rights) {
@@ -386,11 +409,12 @@ impl Facts {
                 if *has {
                     self.path_act.push((*client, Act { name: name.clone(), class: Class::Whole }));
                 }
-                for who in &everyone {
-                    self.add(*who, name.clone(), Class::Whole);
+                for who in everyone(word) {
+                    self.add(who, name.clone(), Class::Whole);
                 }
             }
             let [read, write, watch] = *rights;
+            self.path_any.insert(*client);
             if write {
                 self.path_write.insert(*client);
             }
@@ -419,13 +443,11 @@ impl Facts {
         // An unknown program is had wholly anyway; its interfaces say what it is asked for.
         for (queue, _, _, interface) in &self.queue {
             self.row.push((Has::Requests(*queue), ROWS[&format!("requests of `{interface}`")].clone()));
-            if *interface == "net" {
-                self.row.push((Has::Closing(*queue), ROWS["closing by `net`"].clone()));
-            }
             self.row.push((Has::Answers(*queue), ROWS[&format!("answers of `{interface}`")].clone()));
         }
-        let fed: BTreeSet<usize> =
-            self.boot.iter().map(|(_, s)| *s).chain(self.from_domain.iter().map(|(_, s)| *s)).collect();
+        let outside = self.boot.iter().map(|(_, s)| *s).chain(self.from_domain.iter().map(|(_, s)| *s));
+        let inside = self.shared.iter().map(|(_, reader)| *reader).chain(self.sees_ring.iter().copied());
+        let fed: BTreeSet<usize> = outside.chain(inside).collect();
         self.row.extend(fed.into_iter().map(|service| (Has::Outside(service), ROWS["from outside"].clone())));
     }
 }

@@ -1,11 +1,13 @@
 //! The rules of docs/policy.md, "Authority", R1 to R6.
 
 mod facts;
+mod leak;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use ascent::ascent;
 use facts::{Facts, Ports, Row};
+pub use leak::{leaks, regions_and_subjects};
 
 /// What an attacker can have: a party wholly, or one input.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -16,11 +18,9 @@ pub enum Has {
     Toolstack,
     /// The requests of a queue.
     Requests(usize),
-    /// The request of a queue of `net` that ends the connection.
-    Closing(usize),
     /// The answers of a queue.
     Answers(usize),
-    /// What comes from outside to a service.
+    /// What comes to a service from outside the image, or by memory that others write.
     Outside(usize),
 }
 
@@ -75,9 +75,9 @@ fn driven(row: &Row, class: Class, client: Option<usize>) -> bool {
     }
 }
 
-/// Messages of these interfaces carry bytes of the attacker's choice through a known program (R5).
-fn bytes(interface: &str) -> bool {
-    interface == "socket" || interface == "store"
+/// These messages carry bytes of the attacker's choice through a known program (R5).
+fn bytes(interface: &str, answer: bool) -> bool {
+    interface == "socket" || interface == "store" || interface == "net" && answer
 }
 
 ascent! {
@@ -98,6 +98,8 @@ ascent! {
     relation boot(Has, usize);
     relation ring(usize);
     relation any_path(Has);
+    relation sees_ring(usize);
+    relation has_path(usize);
     relation writes_path(usize);
     relation reads_path(usize);
     // Writer and reader of a path; a domain and the reader of its directory.
@@ -113,19 +115,27 @@ ascent! {
     // The party of an input.
     relation of(Has, usize);
     of(Has::Requests(*q), *to) <-- queue(q, _, to, _);
-    of(Has::Closing(*q), *to) <-- queue(q, _, to, i), if *i == "net";
     of(Has::Answers(*q), *from) <-- queue(q, from, _, _);
     of(Has::Outside(*s), *s) <-- boot(_, s);
     of(Has::Outside(*s), *s) <-- from_domain(_, s);
+    of(Has::Outside(*s), *s) <-- shared(_, s);
+    of(Has::Outside(*s), *s) <-- sees_ring(s);
 
     // R3, R5: who has the first has the second; `true` if it carries the attacker's bytes.
     relation next(Has, Has, bool);
     next(Has::Service(*from), Has::Requests(*q), true) <-- queue(q, from, _, _);
-    next(Has::Service(*from), Has::Closing(*q), false) <-- queue(q, from, _, i), if *i == "net";
-    next(*input, Has::Closing(*q), false) <-- row(input, row), of(input, s), queue(q, s, _, i), if *i == "net" && row.closes;
     next(Has::Service(*to), Has::Answers(*q), true) <-- queue(q, _, to, _);
-    next(*input, Has::Requests(*q), bytes(i)) <-- row(input, row), of(input, s), queue(q, s, _, i), if row.asks.contains(i);
-    next(*input, Has::Answers(*q), bytes(i)) <-- row(input, row), of(input, s), queue(q, _, s, i), if row.answers.contains(i);
+    next(*input, Has::Requests(*q), *b && bytes(i, false)) <--
+        row(input, row), of(input, s), brings(input, b), queue(q, s, _, i), if row.asks.contains(i);
+    next(*input, Has::Answers(*q), *b && bytes(i, true)) <--
+        row(input, row), of(input, s), brings(input, b), queue(q, _, s, i), if row.answers.contains(i);
+    next(*input, Has::Requests(*q), false) <--
+        row(input, row), of(input, s), queue(q, s, holder, i), if row.ends && *i == "grants", !known(holder);
+    // Whether an input brings bytes of the attacker's choice.
+    relation brings(Has, bool);
+    brings(Has::Requests(*q), *i != "net") <-- queue(q, _, _, i);
+    brings(Has::Answers(*q), true) <-- queue(q, _, _, _);
+    brings(Has::Outside(*s), true) <-- of(?Has::Outside(s), _);
     next(Has::Domain(*d), Has::Outside(*s), true) <-- from_domain(d, s);
     next(*has, Has::Outside(*s), true) <-- boot(has, s);
 
@@ -134,6 +144,14 @@ ascent! {
     passes(Has::Service(*s), *s) <-- act(?Has::Service(s), _);
     passes(*input, *s) <-- row(input, row), of(input, s), if row.outside;
     next(*has, Has::Domain(*d), true) <-- passes(has, s), to_domain(s, d);
+    next(*has, Has::Outside(*reader), true) <-- passes(has, s), shared(s, reader);
+    // A grant that is issued or ended is a bit for its peer. Holder, client, peer.
+    relation grant(usize, usize, usize);
+    next(Has::Service(*s), Has::Domain(*d), true) <-- grant(s, _, d);
+    next(*input, Has::Domain(*d), true) <-- row(input, row), of(input, s), grant(s, _, d), if row.all_grants;
+    next(Has::Requests(*q), Has::Domain(*d), true) <--
+        queue(q, client, s, _), row(Has::Requests(*q), row), grant(s, client, d), if row.client_grants;
+    next(*input, Has::Domain(*d), true) <-- row(input, row), of(input, s), grant(_, s, d), if row.ends;
     // Who may write what a path holds, as which client.
     relation writes(Has, usize);
     writes(*has, *s) <-- passes(has, s);
@@ -147,13 +165,17 @@ ascent! {
     next(*has, Has::Domain(*d), true) <-- any_path(has), domain(d);
     next(*has, Has::Domain(*d), true) <-- passes(has, s), ring(s), domain(d);
     next(*has, Has::Answers(*q), true) <-- reaches(has, reader), queue(q, reader, _, i), if *i == "store";
+    // Who maps the ring sees what the server asks for a client, and what it is told.
+    next(*has, Has::Outside(*spy), true) <--
+        writes(has, client), has_path(client), queue(_, client, server, i), if *i == "store", sees_ring(spy), if spy != server;
+    next(*has, Has::Outside(*spy), true) <--
+        reaches(has, client), queue(_, client, server, i), if *i == "store", sees_ring(spy), if spy != server;
 
     // R6: who can be taken over, or is unknown and does what is wanted.
     relation attacks(Has, usize);
     attacks(*has, *s) <-- next(has, input, carries), of(input, s), if *carries;
     attacks(*has, *s) <-- next(has, input, _), of(input, s), !known(s);
     attacks(*has, *server) <-- reaches(has, reader), queue(_, reader, server, i), if *i == "store";
-    attacks(Has::Service(*writer), *reader) <-- shared(writer, reader);
 
     relation has(Has, Has, u32);
     has(*s, *s, 0) <-- start(s);
@@ -192,6 +214,9 @@ pub fn within(text: &str) -> BTreeMap<(String, String), u32> {
         domain: each(&facts.domains),
         boot: facts.boot,
         ring: each(&facts.ring),
+        sees_ring: each(&facts.sees_ring),
+        has_path: each(&facts.path_any),
+        grant: facts.grant,
         any_path: facts.any_path.iter().map(|has| (*has,)).collect(),
         writes_path: each(&facts.path_write),
         reads_path: each(&facts.path_read),
