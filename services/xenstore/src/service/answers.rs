@@ -1,5 +1,6 @@
 //! What the daemon sends: answers to requests, and watch events.
 
+use cloister_interfaces::log::Excerpt;
 use cloister_interfaces::rules::ClientIndex;
 use cloister_interfaces::store::{Reply, StoreError, Value};
 use cloister_interfaces::{Memory, System};
@@ -78,7 +79,8 @@ impl<S: System, M: Memory> XenStore<S, M> {
         watch.pending = true;
         if error.is_some() {
             let (client, path) = (watch.client, watch.path);
-            self.log_daemon(DaemonNote::LostWatch, format_args!(" of {client} on {path}"));
+            let shown = Excerpt(path.as_bytes());
+            self.log_daemon(DaemonNote::LostWatch, format_args!(" of {client} on {shown}"));
         }
     }
 

@@ -133,3 +133,20 @@ fn a_flood_of_the_daemon_hides_no_deed() {
     assert_eq!(world.ask(1, write("control/shutdown", "x")), Err(StoreError::Policy));
     assert!(has(&shown(&world), "write control/shutdown"));
 }
+
+#[test]
+fn of_the_path_of_a_lost_watch_64_characters_are_shown() {
+    let mut world = World::new(0, 8);
+    world.settle();
+    let chosen = "refused-client-0-no-path-rule-lets-it-write-control-shutdown-and-so-on-and-on-and-on";
+    world.ask(1, Action::Watch(path(&format!("device/vif/0/{chosen}")), 9)).expect("a watch");
+    world.daemon.offer_reconnection(true);
+    world.daemon.quota.watches = 0;
+    world.ring.store(2060, world.ring.load(2060).wrapping_add(5000));
+    world.settle();
+    world.daemon.reconnect();
+    world.pass(1);
+    let log = world.system.console();
+    let line = log.lines().find(|line| line.starts_with("lost the watch")).unwrap_or_else(|| panic!("{log}"));
+    assert!(!line.contains(chosen), "{line}");
+}
