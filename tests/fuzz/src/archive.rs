@@ -36,7 +36,7 @@ fn tar() -> Vec<u8> {
     };
     entry("././@LongLink", b'L', b"a/very/long/name\0");
     entry("short", b'0', b"one");
-    entry("pax", b'x', b"20 path=other/name\n");
+    entry("pax", b'x', b"19 path=other/name\n");
     entry("x", b'0', b"two");
     entry("dir/", b'5', b"");
     archive.resize(archive.len() + 1024, 0);

@@ -6,6 +6,7 @@
 //! is not an entry. It never finds a file that GNU's tar and cpio do not list.
 
 mod cpio;
+mod state;
 mod tar;
 #[cfg(test)]
 mod tests;
@@ -148,7 +149,7 @@ pub struct Entries<'a> {
     bytes: &'a [u8],
     at: usize,
     format: Format,
-    tar: tar::State<'a>,
+    tar: state::State<'a>,
     /// The number of the file of the last entry, if that says that it has several names.
     pub inode: Option<Inode>,
     /// The way in which the archive ended.
@@ -159,7 +160,7 @@ impl<'a> Entries<'a> {
     /// Returns the entries of `bytes`, an archive of `format`.
     #[must_use]
     pub fn new(bytes: &'a [u8], format: Format) -> Self {
-        Entries { bytes, at: 0, format, tar: tar::State::default(), inode: None, end: End::Open }
+        Entries { bytes, at: 0, format, tar: state::State::default(), inode: None, end: End::Open }
     }
 
     /// Takes the next `count` bytes.

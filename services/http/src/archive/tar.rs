@@ -1,39 +1,11 @@
 //! The entries of a tar archive: ustar (POSIX.1-1988), with what pax (POSIX.1-2001) and GNU tar say
 //! of an entry in entries before it.
 
+use super::state::{Said, State};
 use super::{DAMAGED, End, Entries, Kind, Name, Read, Stop, until_nul};
 
 /// Bytes of a header, and the unit of everything.
 const BLOCK: usize = 512;
-
-/// What pax records say of entries. An empty name is a name, which nothing has, as in GNU tar.
-#[derive(Clone, Copy, Debug, Default)]
-struct Said<'a> {
-    path: Option<&'a [u8]>,
-    link: Option<&'a [u8]>,
-    size: Option<&'a [u8]>,
-    modified: Option<&'a [u8]>,
-}
-
-/// What was read before an entry, and is about it.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct State<'a> {
-    /// What is said of all entries from here on (pax, `g`).
-    global: Said<'a>,
-    /// What is said of the next one (pax, `x`).
-    next: Said<'a>,
-    /// The name of the next one (GNU, `L`).
-    long_name: Option<&'a [u8]>,
-    /// The target of its link (GNU, `K`).
-    long_link: Option<&'a [u8]>,
-}
-
-impl<'a> State<'a> {
-    /// Returns what `field` of the records says of the next entry.
-    fn said(&self, field: impl Fn(&Said<'a>) -> Option<&'a [u8]>) -> Option<&'a [u8]> {
-        field(&self.next).or_else(|| field(&self.global))
-    }
-}
 
 impl<'a> Entries<'a> {
     pub(super) fn read_tar(&mut self) -> Read<'a> {
@@ -112,18 +84,6 @@ impl<'a> Entries<'a> {
         let data = self.take(usize::try_from(size).map_err(|_| DAMAGED)?)?;
         self.align(BLOCK);
         Ok(data)
-    }
-}
-
-impl<'a> Said<'a> {
-    /// Adds what later records say.
-    fn add(&mut self, later: Said<'a>) {
-        *self = Said {
-            path: later.path.or(self.path),
-            link: later.link.or(self.link),
-            size: later.size.or(self.size),
-            modified: later.modified.or(self.modified),
-        };
     }
 }
 

@@ -8,7 +8,7 @@ use core::ops::ControlFlow;
 
 use twox_hash::XxHash64;
 
-use super::{DeadLinks, File, Found, MAX_LINKS, Unreadable};
+use super::found::{DeadLinks, File, Found, MAX_LINKS, Unreadable};
 use crate::archive::{End, Entries, Entry, Format, Inode, Kind, Name};
 use crate::path::Path;
 

@@ -141,7 +141,10 @@ fn uploads_to_the_sink_are_taken_and_counted() {
         assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
         assert_eq!(body, format!("{length}\n").as_bytes());
     }
-    rig.send(handle, b"POST /sink HTTP/1.0\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n");
+    rig.send(
+        handle,
+        b"POST /sink HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n",
+    );
     assert!(rig.response(handle, false).0.starts_with("HTTP/1.1 100 "));
     rig.send(handle, b"abc");
     assert_eq!(rig.response(handle, false).1, b"3\n");
