@@ -30,14 +30,14 @@ pub fn check() -> Result<()> {
     stages.done();
     let judge = Judge { program, place: tempfile::tempdir().context("a temporary folder")? };
     // cargo-deny takes a database without advisories for a broken one.
-    judge.advise_against("a-crate-that-nobody-has")?;
+    judge.advise_against(1, "a-crate-that-nobody-has")?;
     let rules = std::fs::read_to_string(workspace::root().join("deny.toml")).context("deny.toml")?;
     judge.says(&rules, 0, "shown: cargo-deny refuses no crate of the lock file")?;
     let begin = "\ndeny = [\n";
     ensure!(rules.matches(begin).count() == 1, "deny.toml has no list of bans");
     let banned = rules.replace(begin, &format!("{begin}    {{ crate = \"{LINKED}\" }},\n"));
     judge.says(&banned, 1, &format!("error: deny: error[banned]: crate '{LINKED} = "))?;
-    judge.advise_against(LINKED)?;
+    judge.advise_against(2, LINKED)?;
     judge.says(&rules, 1, "error: deny: error[vulnerability]: An advisory of a test")
 }
 
@@ -51,16 +51,17 @@ impl Judge {
         self.place.path().join("advisories")
     }
 
-    /// Adds an advisory against every version of a crate to the database, which is a repository.
-    fn advise_against(&self, name: &str) -> Result<()> {
+    /// Adds an advisory of this number against every version of a crate to the database, which is a
+    /// repository.
+    fn advise_against(&self, number: u32, name: &str) -> Result<()> {
         let database = self.database().join(DATABASE);
         let folder = database.join("crates").join(name);
         std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
         let text = format!(
-            "```toml\n[advisory]\nid = \"RUSTSEC-2026-9999\"\npackage = \"{name}\"\ndate = \"2026-01-01\"\n\n\
+            "```toml\n[advisory]\nid = \"RUSTSEC-2026-{number:04}\"\npackage = \"{name}\"\ndate = \"2026-01-01\"\n\n\
              [versions]\npatched = []\n```\n\n# An advisory of a test\n\nIt concerns every version.\n"
         );
-        std::fs::write(folder.join("RUSTSEC-2026-9999.md"), text).context("an advisory")?;
+        std::fs::write(folder.join(format!("RUSTSEC-2026-{number:04}.md")), text).context("an advisory")?;
         let author = ["-c", "user.name=test", "-c", "user.email=test@localhost", "-c", "commit.gpgsign=false"];
         for arguments in [&["init", "--quiet"][..], &["add", "--all"], &["commit", "--quiet", "--message=advise"]] {
             let mut git = Command::new("git");
