@@ -74,7 +74,7 @@ impl Bench {
         self.pass();
     }
 
-    /// Notifies the service that so many are free, and runs it for a second. Returns the
+    /// Notifies the service that `free` places are free, and runs it for a second. Returns the
     /// connections that it ends, in order.
     fn press(&mut self, free: usize) -> Vec<u16> {
         let until = self.now + 1000 * MILLISECOND;

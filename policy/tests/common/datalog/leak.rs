@@ -29,7 +29,7 @@ ascent! {
     relation relay(usize, usize);
     relation directory(usize, usize);
 
-    // Who passes bytes to whom; `true` if it does by what its interfaces say.
+    // The pairs of which the first passes bytes to the second; `true` if its interfaces say so.
     relation gives(Has, Has, bool);
     gives(Has::Service(*from), Has::Service(*to), bytes(i, false)) <-- queue(_, from, to, i);
     gives(Has::Service(*to), Has::Service(*from), bytes(i, true)) <-- queue(_, from, to, i);

@@ -131,7 +131,7 @@ ascent! {
         row(input, row), of(input, s), brings(input, b), queue(q, _, s, i), if row.answers.contains(i);
     next(*input, Has::Requests(*q), false) <--
         row(input, row), of(input, s), queue(q, s, holder, i), if row.ends && *i == "grants", !known(holder);
-    // Whether an input brings bytes of the attacker's choice.
+    // `true` if an input brings bytes of the attacker's choice.
     relation brings(Has, bool);
     brings(Has::Requests(*q), *i != "net") <-- queue(q, _, _, i);
     brings(Has::Answers(*q), true) <-- queue(q, _, _, _);

@@ -45,7 +45,7 @@ pub struct DeadLinks {
 pub enum Unreadable {
     /// It is neither a cpio nor a tar archive.
     Format,
-    /// It has this entry, after so many others. Its content could be taken for entries.
+    /// It has this entry after this number of others. Its content could be taken for entries.
     Unsupported(&'static str, usize),
 }
 

@@ -31,7 +31,7 @@ pub struct HalfOpen {
     begun: u32,
     /// For each source's number, how many connections it holds.
     held: Vec<u16>,
-    /// For each number of connections, the handshakes of the sources that hold so many.
+    /// For each number of connections, the handshakes of the sources that hold that number.
     by_held: Vec<u16>,
 }
 
@@ -112,7 +112,7 @@ impl HalfOpen {
         usize::from(self.sources.held(source))
     }
 
-    /// Returns the number of handshakes of sources that hold so many connections.
+    /// Returns the number of handshakes of sources that hold `held` connections.
     pub fn count_with(&self, held: u16) -> usize {
         self.by_held.get(usize::from(held)).map_or(0, |count| usize::from(*count))
     }
